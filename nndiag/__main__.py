@@ -1,0 +1,5 @@
+"""``python -m nndiag``."""
+
+from nndiag.cli import main
+
+main()

@@ -1,0 +1,171 @@
+"""The command line: ``nndiag demo``, ``report``, ``rules``, ``explain``.
+
+Exit status: 0 nothing at or above ``--fail-on``; 1 something is; 2 bad usage or unreadable input, with one
+clear line on standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from nndiag.report import Report
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="A check-up for neural networks while they train.",
+)
+
+
+class Format(StrEnum):
+    """How a report is printed."""
+
+    TEXT = "text"
+    JSON = "json"
+    HTML = "html"
+    MARKDOWN = "markdown"
+
+
+class FailOn(StrEnum):
+    """The severity from which the exit status is 1."""
+
+    CRITICAL = "critical"
+    WARNING = "warning"
+    INFO = "info"
+    NEVER = "never"
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where event files and reports go.")] = Path("nndiag-demo"),
+) -> None:
+    """Train a sick and a healthy network on real digits; print what was found."""
+    from rich.console import Console
+
+    from nndiag import demo as demonstration
+
+    demonstration.run(out, Console(highlight=False))
+
+
+@app.command()
+def report(
+    run_dir: Annotated[Path, typer.Argument(help="The directory of a run that nndiag watched.")],
+    format_: Annotated[Format, typer.Option("--format")] = Format.TEXT,
+    output: Annotated[Path | None, typer.Option(help="Write to this file instead of the terminal.")] = None,
+    fail_on: Annotated[
+        FailOn, typer.Option(help="Severity from which the exit status is 1.")
+    ] = FailOn.CRITICAL,
+    select: Annotated[list[str] | None, typer.Option(help="Rule id or prefix to judge; repeatable.")] = None,
+    ignore: Annotated[
+        list[str] | None, typer.Option(help="Rule id or prefix not to judge; repeatable.")
+    ] = None,
+) -> None:
+    """Rebuild the report of a recorded run with today's rules."""
+    from nndiag.options import Selection
+    from nndiag.sinks import read_run, rediagnose
+
+    selection = Selection.checked(select=select, ignore=ignore)
+    result = rediagnose(read_run(run_dir), selection)
+    _show(result, format_, output)
+    raise typer.Exit(_exit_code(result, fail_on))
+
+
+@app.command()
+def rules(format_: Annotated[Format, typer.Option("--format")] = Format.TEXT) -> None:
+    """List every rule: id, name, what it says."""
+    from nndiag.measures import RULES
+
+    if format_ is Format.JSON:
+        rows = [
+            {"id": r.id, "name": r.name, "measure": r.measure, "summary": r.summary, "threshold": r.threshold}
+            for r in RULES.values()
+        ]
+        typer.echo(json.dumps(rows, indent=2))
+    elif format_ is Format.TEXT:
+        width = max(len(rule.name) for rule in RULES.values())
+        for rule in RULES.values():
+            typer.echo(f"{rule.id}  {rule.name:{width}}  {rule.summary}")
+    elif format_ is Format.MARKDOWN:
+        typer.echo("| id | name | measure | says |\n|---|---|---|---|")
+        for rule in RULES.values():
+            typer.echo(f"| {rule.id} | {rule.name} | {rule.measure} | {rule.summary} |")
+    else:
+        raise typer.BadParameter("rules are printed as text, json or markdown", param_hint="--format")
+
+
+@app.command()
+def explain(rule_id: Annotated[str, typer.Argument(metavar="RULE", help="For example ND301.")]) -> None:
+    """Say what a rule means, when it speaks, and what follows from it."""
+    from nndiag.errors import ConfigurationError
+    from nndiag.measures import MEASURES, RULES
+
+    rule = RULES.get(rule_id.upper())
+    if rule is None:
+        raise ConfigurationError.unknown("RULE", rule_id, RULES)
+    measure = MEASURES[rule.measure]
+    typer.echo(f"{rule.id} {rule.name} (measure {rule.measure})\n")
+    typer.echo(f"{rule.summary[0].upper()}{rule.summary[1:]}.\n")
+    typer.echo(f"Judged on: nndiag/{rule.measure}/{rule.reads}; threshold {rule.threshold:g}.")
+    when = (
+        "at the first visit that shows it"
+        if rule.persistence == "at once"
+        else "when two of three visits show it"
+    )
+    typer.echo(f"Speaks {when}.")
+    if rule.explains:
+        typer.echo(f"Explains: {', '.join(rule.explains)}.")
+    typer.echo(f"\nThe measure: {measure.summary}\nMore: docs/measures/{rule.measure}.md")
+
+
+def _show(result: Report, format_: Format, output: Path | None) -> None:
+    if output is None and format_ is Format.TEXT:
+        from rich.console import Console
+
+        Console(highlight=False).print(result)
+        return
+    texts = {
+        Format.TEXT: result.__str__,
+        Format.JSON: result.to_json,
+        Format.HTML: result._repr_html_,
+        Format.MARKDOWN: result.to_markdown,
+    }
+    text = texts[format_]()
+    if output is None:
+        typer.echo(text)
+    else:
+        output.write_text(text + "\n", encoding="utf-8")
+
+
+def _exit_code(result: Report, fail_on: FailOn) -> int:
+    from nndiag.findings import Severity, worst
+
+    if fail_on is FailOn.NEVER:
+        return 0
+    severity = worst(result.findings)
+    return int(severity is not None and severity.rank >= Severity(fail_on.value).rank)
+
+
+def main() -> None:
+    """The console script: every expected error is one line and status 2."""
+    from nndiag.errors import NNDiagError
+
+    try:
+        app()
+    except NNDiagError as error:
+        typer.echo(f"nndiag: {' '.join(str(error).split())}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        typer.echo(f"nndiag: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Every private name of PyTorch, Lightning and TensorBoard that nndiag uses, in one place.
+
+Each function has a safe answer for the day a name is gone; ``tests/test_compat.py`` fails on that day.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def is_in_backward() -> bool:
+    """Whether autograd is running: a forward pass seen now is a recomputation."""
+    current = getattr(torch._C, "_current_graph_task_id", None)
+    return current is not None and current() != -1
+
+
+def is_functorch_wrapped(tensor: Tensor) -> bool:
+    """Whether a tensor stands for many, or for a dual number, inside ``torch.func``."""
+    functorch = getattr(torch._C, "_functorch", None)
+    test = getattr(functorch, "is_functorch_wrapped_tensor", None)
+    return bool(test(tensor)) if test is not None else False
+
+
+def is_compiled_module(module: nn.Module) -> bool:
+    """Whether this module itself is compiled, by ``torch.compile(module)`` or ``module.compile()``."""
+    return (
+        type(module).__name__ == "OptimizedModule" or module.__dict__.get("_compiled_call_impl") is not None
+    )
+
+
+def is_compiled(root: nn.Module) -> bool:
+    """Whether any module below ``root`` is compiled."""
+    return any(is_compiled_module(module) for module in root.modules())
+
+
+def compile_backend_in_use() -> bool:
+    """Whether anything was compiled in this process so far."""
+    frame = sys.modules.get("torch._dynamo.eval_frame")
+    backends = getattr(frame, "cached_backends", {})
+    return any(backend is not None for backend in backends.values())
+
+
+def collective_sequence_number() -> int:
+    """A number that moves with each collective of the default process group; 0 without one."""
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return 0
+    try:
+        group: Any = torch.distributed.distributed_c10d._get_default_group()
+        return int(group._get_sequence_number_for_group())
+    except (AttributeError, RuntimeError):
+        return 0
+
+
+def is_metric(module: nn.Module) -> bool:
+    """Whether a module counts what it sees (torchmetrics, ignite): replaying it would count twice."""
+    return any(
+        kind.__module__.partition(".")[0] in ("torchmetrics", "ignite") for kind in type(module).__mro__
+    )
+
+
+def logging_step(trainer: Any) -> int:
+    """Batches that stepped so far: the x axis of ``self.log``."""
+    loop = getattr(getattr(trainer, "fit_loop", None), "epoch_loop", None)
+    return int(getattr(loop, "_batches_that_stepped", trainer.global_step))
+
+
+def total_steps(trainer: Any) -> int | None:
+    """Steps that fit will take, where it is known without touching a data loader."""
+    limits = []
+    if isinstance(trainer.max_steps, int) and trainer.max_steps > 0:
+        limits.append(trainer.max_steps)
+    batches = getattr(trainer, "num_training_batches", math.inf)
+    epochs = trainer.max_epochs
+    if isinstance(epochs, int) and epochs > 0 and math.isfinite(batches):
+        limits.append(epochs * math.ceil(batches / max(1, trainer.accumulate_grad_batches)))
+    return min(limits, default=None)
+
+
+def event_writer(writer: Any) -> Any:
+    """The writer of raw events behind a ``SummaryWriter``; Lightning uses the same name."""
+    return writer._get_file_writer()

@@ -1,0 +1,46 @@
+"""Every exception nndiag raises on purpose.
+
+NNDiagError
+├── ConfigurationError            an option is wrong (also a ValueError)
+├── IncompatibleStatisticsError   two statistics or files cannot be combined (also a ValueError)
+├── CheckpointError               a file cannot be read (also a ValueError)
+└── MissingDependencyError        an optional package is not installed (also an ImportError)
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class NNDiagError(Exception):
+    """Base of every exception nndiag raises on purpose."""
+
+
+class ConfigurationError(NNDiagError, ValueError):
+    """An option has a value that cannot be used."""
+
+    @classmethod
+    def unknown(cls, argument: str, value: object, known: Iterable[str]) -> ConfigurationError:
+        """Names the argument, the known values, and the nearest one."""
+        names = sorted(known)
+        near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.4)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        return cls(f"`{argument}`: {value!r} is not known.{hint} Expected one of: {', '.join(names)}.")
+
+    @classmethod
+    def expected(cls, argument: str, expected: str, value: object) -> ConfigurationError:
+        """Names the argument, what was expected, and what came."""
+        return cls(f"`{argument}` must be {expected}, got {value!r}.")
+
+
+class IncompatibleStatisticsError(NNDiagError, ValueError):
+    """Two statistics, snapshots or files cannot be combined."""
+
+
+class CheckpointError(NNDiagError, ValueError):
+    """A checkpoint or recorded run cannot be read."""
+
+
+class MissingDependencyError(NNDiagError, ImportError):
+    """An optional package is needed and not installed; the message holds the pip line."""

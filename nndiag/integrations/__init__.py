@@ -1,0 +1,1 @@
+"""Adapters that only translate a framework's events into a session's."""

@@ -1,0 +1,184 @@
+"""The ledger of verdicts: persistence over visits, one finding a cause, symptoms under their cause."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from nndiag.findings import Finding, Severity
+from nndiag.measures import RULES, Measure
+from nndiag.options import Selection
+from nndiag.rules import Case, History, Rule, Verdict, View
+
+
+@dataclass
+class _Track:
+    """What one rule said about one layer so far."""
+
+    recent: deque[bool] = field(default_factory=lambda: deque(maxlen=3))
+    verdict: Verdict | None = None
+    is_active: bool = False
+    streak_start: int = -1
+    first_step: int = -1
+    last_clean_step: int | None = None
+    clean_before: int | None = None
+    last_step: int = -1
+
+    def add(self, step: int, verdict: Verdict | None, needed: int) -> None:
+        """Files one verdict; ``needed`` bad ones among the last three make a finding."""
+        if verdict is None:
+            self.last_clean_step = step
+        else:
+            if not any(self.recent):
+                self.streak_start, self.clean_before = step, self.last_clean_step
+            self.verdict = verdict
+        self.recent.append(verdict is not None)
+        if verdict is not None and sum(self.recent) >= needed:
+            if not self.is_active:
+                self.first_step = self.streak_start
+            self.is_active = True
+        elif len(self.recent) > 1 and not any(list(self.recent)[-2:]):
+            self.is_active = False
+        if self.is_active:
+            self.last_step = step
+
+    @property
+    def has_spoken(self) -> bool:
+        return self.first_step >= 0
+
+
+class Ledger:
+    """Files the verdicts of every rule and states the findings they add up to."""
+
+    def __init__(self, selection: Selection) -> None:
+        self._selection = selection
+        self._tracks: dict[tuple[str, str | None], _Track] = {}
+
+    def judge(
+        self, history: History, measures: Sequence[Measure], source: Literal["live", "checkpoint"]
+    ) -> tuple[Finding, ...]:
+        """Lets every rule judge what was read at the newest step; returns the findings as they stand."""
+        for measure in measures:
+            for rule in measure.rules:
+                threshold = self._selection.thresholds.get(rule.id, rule.threshold)
+                needed = 1 if rule.persistence == "at once" or source == "checkpoint" else 2
+                for layer in _read_now(history, rule):
+                    if not self._selection.judges(rule.id, layer):
+                        continue
+                    verdict = rule.judge(View(history, rule.measure, layer, threshold, source))
+                    self._tracks.setdefault((rule.id, layer), _Track()).add(history.step, verdict, needed)
+        return self.findings(history, measures)
+
+    def findings(self, history: History, measures: Sequence[Measure]) -> tuple[Finding, ...]:
+        """One finding a rule, symptoms under their causes, the worst first."""
+        rules = [rule for measure in measures for rule in measure.rules]
+        stated = [self._state(rule, history) for rule in rules]
+        return _order(_group([f for f in stated if f is not None], history), history)
+
+    def _state(self, rule: Rule, history: History) -> Finding | None:
+        tracks = {layer: t for (id_, layer), t in self._tracks.items() if id_ == rule.id and t.has_spoken}
+        active = {layer: track for layer, track in tracks.items() if track.is_active}
+        spoken = active or tracks
+        if not spoken:
+            return None
+        ordered = sorted(spoken.items(), key=lambda item: _rank(rule, item[1], _depth(history, item[0])))
+        verdicts = tuple(track.verdict for _, track in ordered if track.verdict is not None)
+        places = [
+            place for layer, track in ordered if track.verdict for place in track.verdict.places or (layer,)
+        ]
+        first = min(spoken.values(), key=lambda track: track.first_step)
+        case = Case(
+            layers=tuple(dict.fromkeys(place for place in places if place is not None)),
+            verdicts=verdicts,
+            step=history.step,
+            first_step=first.first_step,
+        )
+        advice = rule.advise(case)
+        return Finding(
+            rule=rule.id,
+            name=rule.name,
+            measure=rule.measure,
+            severity=max((v.severity for v in verdicts), key=lambda severity: severity.rank),
+            layers=case.layers,
+            first_step=first.first_step,
+            last_clean_step=first.clean_before,
+            last_step=max(track.last_step for track in spoken.values()),
+            status="active" if active else "resolved",
+            value=case.leading.value,
+            threshold=self._selection.thresholds.get(rule.id, rule.threshold),
+            message=advice.message,
+            recommendation=advice.recommendation,
+            evidence=dict(case.leading.evidence),
+        )
+
+
+def _read_now(history: History, rule: Rule) -> list[str | None]:
+    """The layers whose deciding reading was taken at the newest step."""
+    return [
+        layer
+        for (measure, name, layer), series in history.series.items()
+        if measure == rule.measure and name == rule.reads and series.last.step == history.step
+    ]
+
+
+def _depth(history: History, layer: str | None) -> int:
+    info = history.layers.get(layer) if layer is not None else None
+    return info.depth if info else 0
+
+
+def _rank(rule: Rule, track: _Track, depth: int) -> tuple[float, ...]:
+    assert track.verdict is not None
+    severity, value = -track.verdict.severity.rank, track.verdict.value or 0.0
+    badness = value if rule.lower_is_worse else -value
+    return (severity, badness, depth) if rule.lead == "worst" else (severity, depth, badness)
+
+
+def _group(findings: list[Finding], history: History) -> list[Finding]:
+    """Puts a symptom under its cause: a declared consequence, not upstream of it, not before it."""
+    causes: dict[str, list[Finding]] = {}
+    tops: list[Finding] = []
+    for finding in findings:
+        cause = next((other for other in findings if _explains(other, finding, history)), None)
+        if cause is None:
+            tops.append(finding)
+        else:
+            causes.setdefault(cause.rule, []).append(finding)
+    return [_adopt(top, causes) for top in tops]
+
+
+def _adopt(finding: Finding, causes: dict[str, list[Finding]]) -> Finding:
+    """A cause is at least as grave as what it brings about."""
+    symptoms = tuple(_adopt(symptom, causes) for symptom in causes.get(finding.rule, ()))
+    grave = [s.severity for s in symptoms if s.is_active] if finding.is_active else []
+    severity: Severity = max([finding.severity, *grave], key=lambda severity: severity.rank)
+    return replace(finding, related=symptoms, severity=severity)
+
+
+def _explains(cause: Finding, symptom: Finding, history: History) -> bool:
+    if symptom.rule not in RULES[cause.rule].explains or (symptom.is_active and not cause.is_active):
+        return False
+    downstream = _first_depth(cause.layers, history) <= _first_depth(symptom.layers, history)
+    return downstream and cause.first_step <= symptom.first_step
+
+
+def _first_depth(layers: Iterable[str], history: History) -> int:
+    """Findings of the run as a whole stand before every layer."""
+    return min((_depth(history, layer) for layer in layers), default=-1)
+
+
+def _order(findings: list[Finding], history: History) -> tuple[Finding, ...]:
+    return tuple(
+        sorted(
+            findings,
+            key=lambda f: (
+                not f.is_active,
+                -f.severity.rank,
+                -len(f.related),
+                f.first_step,
+                _first_depth(f.layers, history),
+                f.rule,
+            ),
+        )
+    )

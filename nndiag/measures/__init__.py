@@ -1,0 +1,18 @@
+"""One file, one measure. The registry below is the only list of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from nndiag.measures import coverage, initialization, neuron_symmetry, saturation
+from nndiag.measures.base import Measure, Need, Visit
+from nndiag.rules import Rule
+
+MEASURES: Mapping[str, Measure] = {
+    module.MEASURE.name: module.MEASURE for module in (saturation, neuron_symmetry, initialization, coverage)
+}
+RULES: Mapping[str, Rule] = {
+    rule.id: rule for rule in sorted((r for m in MEASURES.values() for r in m.rules), key=lambda r: r.id)
+}
+
+__all__ = ["MEASURES", "RULES", "Measure", "Need", "Visit"]

@@ -1,0 +1,285 @@
+"""Saturation and dead units: activations that live in their tails.
+
+An entry x is saturated when it lies in a tail of the activation f: outside the smallest interval beyond
+which |f'(x)| < 0.05 sup|f'| everywhere. Tails have edges, so that the inner minimum of GELU or SiLU, where
+the derivative crosses zero, is not one. A unit is dead when it is in the lower tail for every position of
+every sample seen; after k samples its rate of being on is below 3/k with 95% confidence.
+
+Sources: Glorot, Bengio 2010, "Understanding the difficulty of training deep feedforward neural networks";
+Rakitianskaia, Engelbrecht 2015, "Measuring saturation in neural networks"; Zhai et al. 2023, "Stabilizing
+Transformer training by preventing attention entropy collapse".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+
+from nndiag.findings import CoverageEntry, Reading, Scalar, Severity
+from nndiag.layers import LayerInfo
+from nndiag.measures.base import Measure, Need, Visit
+from nndiag.rules import Advice, Case, Rule, Verdict, View
+from nndiag.snapshot import Gap, Snapshot, Tap
+from nndiag.statistics import AttentionEntropy, Moments, Slope, Tails
+
+_NAME = "saturation"
+
+UNIT_SAMPLES = 512
+"""Samples before single units are called dead: below, up to 0.8% of healthy units look dead by chance."""
+
+LAYER_SAMPLES = 128
+"""Samples before a layer that is off as a whole is called dead."""
+
+
+def read(visit: Visit) -> Iterator[Reading | CoverageEntry]:
+    """Readings of every activation and attention layer."""
+    for info in visit.now.layers.values():
+        if info.role == "activation" and info.edges not in (None, (None, None)):
+            yield from _read_activation(visit.now, info)
+        elif info.role == "attention":
+            yield from _read_attention(visit.now, info)
+        else:
+            why = "this activation has no tails" if info.role == "activation" else "not an activation"
+            yield CoverageEntry(info.name, _NAME, "not applicable", why)
+
+
+def _read_activation(now: Snapshot, info: LayerInfo) -> Iterator[Reading | CoverageEntry]:
+    probe, stream = (now.get(info.name, "input", observer, "tails") for observer in ("probe", "stream"))
+    seen = probe if isinstance(probe, Tails) else stream
+    if not isinstance(seen, Tails) or not seen.k:
+        yield CoverageEntry(info.name, _NAME, "not observed", _why(now, info, "input"))
+        return
+    low, high = seen.fraction_low, seen.fraction_high
+    detail = _circumstances(now, info)
+    for name, value in (("lower_tail", low), ("upper_tail", high)):
+        yield Reading(_NAME, name, info.name, now.step, value, 1 / seen.entries, seen.k)
+    if info.bounded and not info.is_output:
+        yield Reading(
+            _NAME, "saturated", info.name, now.step, low + high, 1 / seen.entries, seen.k, None, detail
+        )
+    yield from _read_slope(now, info)
+    if not info.bounded and not info.is_output:
+        yield from _read_dead(now, info, [t for t in (probe, stream) if isinstance(t, Tails)], detail)
+
+
+def _read_slope(now: Snapshot, info: LayerInfo) -> Iterator[Reading]:
+    slope = now.get(info.name, "input", "probe", "slope")
+    if isinstance(slope, Slope) and slope.n:
+        yield Reading(_NAME, "transmission", info.name, now.step, slope.transmission, n=slope.n)
+        if info.bounded:
+            yield Reading(_NAME, "phi", info.name, now.step, slope.phi, n=slope.n)
+
+
+def _read_dead(
+    now: Snapshot, info: LayerInfo, windows: list[Tails], detail: dict[str, Scalar]
+) -> Iterator[Reading | CoverageEntry]:
+    """Dead units over the probe's samples and the stream's window, once both hold enough samples."""
+    seen = windows[0] if len(windows) == 1 else windows[0].merge(windows[1])
+    dead = seen.always_low
+    share = float(dead.double().mean())
+    if seen.k < (LAYER_SAMPLES if share == 1.0 else UNIT_SAMPLES):
+        reason = f"{seen.k} of {UNIT_SAMPLES} samples seen so far"
+        yield CoverageEntry(info.name, _NAME, "not observed", reason)
+        return
+    units = dead.numel()
+    bound = 1 - 0.05 ** (1 / seen.k)
+    detail = detail | {"units": units, "dead": int(dead.sum()), "on_rate_below": round(bound, 6)}
+    yield Reading(_NAME, "dead_share", info.name, now.step, share, 1 / units, seen.k, seen.on_rates, detail)
+
+
+def _circumstances(now: Snapshot, info: LayerInfo) -> dict[str, Scalar]:
+    """Facts that the words of a finding need: what kind of function reads what, and at which scale."""
+    detail: dict[str, Scalar] = {"activation": info.activation or info.kind, "seen_at": info.name}
+    source = now.layers.get(info.source or "")
+    if source is not None:
+        detail["trainable"] = source.trainable
+        moments = now.get(source.name, "output", "probe", "moments")
+        if isinstance(moments, Moments):
+            mean_square = moments.variance + moments.mean.square()
+            detail["preactivation_rms"] = round(math.sqrt(float(mean_square.mean())), 4)
+    return detail
+
+
+def _read_attention(now: Snapshot, info: LayerInfo) -> Iterator[Reading | CoverageEntry]:
+    entropy = now.get(info.name, "input", "probe", "attention_entropy")
+    if not isinstance(entropy, AttentionEntropy) or not entropy.rows:
+        yield CoverageEntry(info.name, _NAME, "not observed", _why(now, info, "input"))
+        return
+    heads = tuple(entropy.mean.flatten().tolist())
+    yield Reading(
+        *(_NAME, "attention_entropy", info.name, now.step, min(heads)),
+        n=entropy.rows,
+        units=heads,
+        detail={"head": heads.index(min(heads))},
+    )
+    yield Reading(
+        _NAME, "attention_saturated_rows", info.name, now.step, entropy.saturated_share, n=entropy.rows
+    )
+
+
+def _why(now: Snapshot, info: LayerInfo, tap: Tap) -> str:
+    reasons = (now.gaps.get(Gap(info.name, tap, observer)) for observer in ("probe", "stream"))
+    return next((reason for reason in reasons if reason), "not called in the observed steps")
+
+
+def _judge_saturated(view: View) -> Verdict | None:
+    """ND201: more than 70% (critical: 90%) of the entries of a bounded activation are in its tails."""
+    reading, first = view.now("saturated"), view.first("saturated")
+    if reading is None or reading.value <= view.threshold or reading.detail.get("trainable") is False:
+        return None
+    evidence: dict[str, Scalar] = dict(reading.detail)
+    evidence |= {"saturated": round(reading.value, 4), "samples": reading.n}
+    for name in ("lower_tail", "upper_tail", "transmission"):
+        evidence[name] = round(view.value(name), 4)
+    if first is not None:
+        evidence |= {"saturated_at_first_visit": round(first.value, 4), "first_visit": first.step}
+    severity = Severity.CRITICAL if reading.value > max(0.9, view.threshold) else Severity.WARNING
+    return Verdict(severity, reading.value, evidence, (view.info.place,) if view.info else ())
+
+
+def _advise_saturated(case: Case) -> Advice:
+    e = case.leading.evidence
+    share, kind = float(e["saturated"] or 0), e["activation"]
+    early = float(e.get("saturated_at_first_visit") or 0) > 0.7
+    message = (
+        f"{share:.0%} of the inputs of {kind} behind {case.where} lie in its tails, where the gradient is below"
+        f" 5% of its maximum ({float(e['lower_tail'] or 0):.0%} low, {float(e['upper_tail'] or 0):.0%} high)."
+    )
+    rms = e.get("preactivation_rms")
+    scale = f" by {float(rms):.1f}" if isinstance(rms, (int, float)) and rms > 1 else ""
+    if early:
+        message += " It was so from the first visit on: the weights start too large for this activation."
+        change = (
+            f"Shrink the initial weights of {case.where}: divide them{scale}, or use"
+            " torch.nn.init.xavier_normal_; check that its inputs are standardized."
+        )
+    else:
+        message += (
+            f" At step {e.get('first_visit', 0)} it was {float(e.get('saturated_at_first_visit') or 0):.0%}."
+        )
+        change = (
+            f"{case.where} was driven into saturation by training: lower the learning rate or add warm-up;"
+            " a LayerNorm or BatchNorm in front of the activation bounds its inputs."
+        )
+    check = " It worked when `nndiag/saturation/saturated` of this layer stays below 0.5."
+    return Advice(message, change + check)
+
+
+def _judge_dead(view: View) -> Verdict | None:
+    """ND202: judged by the units alive, not by the share that is dead."""
+    reading = view.now("dead_share")
+    if reading is None or reading.value <= 0.25 or reading.detail.get("trainable") is False:
+        return None
+    units, dead = int(reading.detail["units"] or 0), int(reading.detail["dead"] or 0)
+    alive = units - dead
+    outputs = view.run("output_units")
+    needed = max(0.05 * units, min(outputs.last.value - 1, 0.1 * units) if outputs else 0.0)
+    if reading.value == 1.0 or (alive < needed and reading.value > view.threshold):
+        severity = Severity.CRITICAL
+    else:
+        severity = Severity.WARNING if reading.value > view.threshold else Severity.INFO
+    evidence: dict[str, Scalar] = dict(reading.detail)
+    evidence |= {"alive": alive, "samples": reading.n, "dead_share": round(reading.value, 4)}
+    return Verdict(severity, reading.value, evidence, (view.info.place,) if view.info else ())
+
+
+def _advise_dead(case: Case) -> Advice:
+    e = case.leading.evidence
+    message = (
+        f"{e['dead']} of {e['units']} units of {case.where} were off ({e['activation']}) for all of {e['samples']}"
+        f" samples: each is on for fewer than {float(e['on_rate_below'] or 0):.2%} of samples and gets no gradient."
+    )
+    whole = e["dead"] == e["units"]
+    change = (
+        f"No gradient passes {case.where}. Check its bias and the scale of its inputs first: a large negative"
+        " bias or a past gradient step too large switches every unit off. Re-initialize it with zero biases, and"
+        " lower the learning rate or add warm-up."
+        if whole
+        else f"Lower the learning rate (or add warm-up) and re-initialize {case.where} with zero biases; LeakyReLU"
+        " or GELU let a gradient through to units that are off. If accuracy is fine, the layer may simply be"
+        f" wider than needed: {e['alive']} units carry it."
+    )
+    check = " It worked when `nndiag/saturation/dead_share` of this layer falls."
+    return Advice(message, change + check)
+
+
+def _judge_collapse(view: View) -> Verdict | None:
+    """ND203: a head's normalized entropy fell from above 0.3 to below 0.05."""
+    reading, first = view.now("attention_entropy"), view.first("attention_entropy")
+    if reading is None or first is None or not first.units or not reading.units:
+        return None
+    fallen = [
+        (now, head)
+        for head, (then, now) in enumerate(zip(first.units, reading.units, strict=False))
+        if then > 0.3 and now < view.threshold
+    ]
+    if not fallen:
+        return None
+    value, head = min(fallen)
+    evidence: dict[str, Scalar] = {
+        "head": head,
+        "entropy": round(value, 4),
+        "entropy_at_first_visit": round(first.units[head], 4),
+        "heads_collapsed": len(fallen),
+        "heads": len(reading.units),
+    }
+    return Verdict(Severity.WARNING, value, evidence, (view.info.place,) if view.info else ())
+
+
+def _advise_collapse(case: Case) -> Advice:
+    e = case.leading.evidence
+    message = (
+        f"Attention of {case.where} collapsed: in {e['heads_collapsed']} of {e['heads']} heads nearly every query"
+        f" looks at one key only (normalized entropy {e['entropy']}, {e['entropy_at_first_visit']} at first)."
+    )
+    change = (
+        "Lower the learning rate or lengthen warm-up; normalize queries and keys before their product (QK norm)."
+        " It worked when `nndiag/saturation/attention_entropy` stays above 0.3."
+    )
+    return Advice(message, change)
+
+
+def _rules() -> Iterable[Rule]:
+    yield Rule(
+        id="ND201",
+        name="saturated-activation",
+        measure=_NAME,
+        summary="most inputs of a bounded activation lie in its tails, where hardly any gradient passes",
+        reads="saturated",
+        judge=_judge_saturated,
+        advise=_advise_saturated,
+        threshold=0.7,
+        explains=("ND311", "ND601"),
+    )
+    yield Rule(
+        id="ND202",
+        name="dead-units",
+        measure=_NAME,
+        summary="units that are off for every sample, and so get no gradient",
+        reads="dead_share",
+        judge=_judge_dead,
+        advise=_advise_dead,
+        threshold=0.75,
+        lead="earliest",
+        explains=("ND302", "ND311", "ND601", "ND605"),
+    )
+    yield Rule(
+        id="ND203",
+        name="attention-collapse",
+        measure=_NAME,
+        summary="attention heads that came to look at a single key",
+        reads="attention_entropy",
+        judge=_judge_collapse,
+        advise=_advise_collapse,
+        threshold=0.05,
+        lower_is_worse=True,
+    )
+
+
+MEASURE = Measure(
+    name=_NAME,
+    summary="Share of activations in the flat tails of their function; units that are never on.",
+    needs=frozenset({Need.INPUT_TAILS, Need.OUTPUT_MOMENTS, Need.ATTENTION_ENTROPY}),
+    read=read,
+    rules=tuple(_rules()),
+)

@@ -1,0 +1,112 @@
+"""The three ways to look at a model, put together: probe, stream, weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+
+from nndiag.guard import Guard
+from nndiag.layers import discover
+from nndiag.measures import Need
+from nndiag.observe.observation import Observation
+from nndiag.observe.probe import Probe
+from nndiag.observe.stream import Stream
+from nndiag.observe.taps import TapReader
+from nndiag.observe.weights import WeightsObserver
+from nndiag.observe.wiring import Wiring
+from nndiag.options import MonitorOptions
+from nndiag.snapshot import Gap, Tap
+
+
+class Observers:
+    """What looks at one model, and what it has seen since the last visit."""
+
+    def __init__(
+        self,
+        root: nn.Module,
+        options: MonitorOptions,
+        needs: frozenset[Need],
+        guard: Guard,
+        clock: Callable[[], float],
+    ) -> None:
+        layers = discover(root)
+        options.selection.check_layers(layers)
+        self._needs, self._guard = needs, guard
+        self._keeps = options.selection.keeps_layer
+        self.wiring = Wiring(layers)
+        self.probe = Probe(root, samples=options.probe_samples, clock=clock) if options.probe else None
+        self.stream = Stream(
+            root, self.wiring, needs, self._keeps, lambda error: guard.report("the stream", error)
+        )
+        self.weights = WeightsObserver(
+            root, {name: info for name, info in layers.items() if self._keeps(name)}, needs
+        )
+        self.is_recording = False
+        self._has_tape = False
+        self._seen = Observation()
+
+    @property
+    def refusal(self) -> str | None:
+        """Why the probe is off, if it is."""
+        if self.probe is None or self.probe.refusal is None:
+            return None
+        return f"{self.probe.refusal.reason} ({self.probe.refusal.code})"
+
+    @property
+    def probe_state(self) -> str:
+        """The probe in one word."""
+        if self.probe is None:
+            return "off"
+        if self.probe.refusal is not None:
+            return f"refused: {self.probe.refusal.code}"
+        return f"{self.probe.n} samples" if self.probe.certified else "not certified"
+
+    def arm_probe(self) -> None:
+        """Makes the probe record the coming batch, if it still needs one."""
+        if self.probe is not None and not (self.is_recording or self._has_tape) and self.probe.wants_capture:
+            self.probe.arm()
+            self.is_recording = True
+
+    def disarm_probe(self) -> None:
+        """Takes the recorder's hooks off; what it recorded waits to be certified."""
+        if self.probe is not None and self.is_recording:
+            self.is_recording, self._has_tape = False, True
+            self.probe.close_window()
+            self.probe.disarm()
+
+    def settle_probe(self) -> None:
+        """Ends the recording and lets the probe certify what it has, before weights change."""
+        self.disarm_probe()
+        if self.probe is not None and self._has_tape:
+            self._has_tape = False
+            self.probe.certify()
+
+    def replay(self) -> None:
+        """One visit of the probe."""
+        probe = self.probe
+        if probe is None or not probe.certified:
+            self.stream.stands_in_for_probe = probe is None or probe.refusal is not None
+            return
+        rows = None if probe.whole else probe.rows
+        reader = TapReader(self.wiring, self._needs, "probe", self._keeps, rows)
+        probe.replay(reader)
+        reader.finish_pass()
+        for key in probe.stale:
+            reader.seen.notes.append(f"{key} is replayed on inputs frozen when they were recorded")
+        reader.seen.notes += [*probe.pinned, *probe.notes]
+        self._seen.absorb(reader.seen)
+
+    def read_weights(self, *, first: bool, only: Sequence[Tensor] | None, gradients: bool) -> None:
+        """Signatures of parameters and gradients, as they are now."""
+        seen = self.weights.read(first=first, only=only, gradients=gradients, skip=self._seen.statistics)
+        self._seen.absorb(seen)
+
+    def take(self) -> Observation:
+        """Everything seen since the last visit."""
+        seen, self._seen = self._seen, Observation()
+        seen.absorb(self.stream.take())
+        for info in self.wiring.unseen():
+            tap: Tap = "input" if info.role in ("activation", "attention") else "output"
+            seen.gaps.setdefault(Gap(info.name, tap, "stream"), "not called in the observed steps")
+        return seen

@@ -1,0 +1,82 @@
+"""When nndiag looks: a pure function of the step, thinned only by the cost it measures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+START_UP = frozenset({0, 1, 2, 3, 5, 8, 12, 16, *(t + b for t in range(20, 61, 10) for b in (0, 1))})
+"""Steps at which every run is visited: dense at first, then in bursts of two."""
+
+COUNTING_STEPS = 32
+"""Steps from the first on during which the stream's counters run at every step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Visits at the start-up steps, then in bursts (t, t+1) every ``cadence`` steps, and at the last step.
+
+    A visit at step t sees the parameters that step t trains with, before its update.
+
+    Args:
+        every_n: Regular cadence in optimizer steps.
+        total_steps: Length of the run, when known: the cadence is at most a twentieth of it.
+    """
+
+    every_n: int
+    total_steps: int | None = None
+
+    @property
+    def cadence(self) -> int:
+        """Steps between two bursts."""
+        if self.total_steps is None:
+            return self.every_n
+        return max(1, min(self.every_n, self.total_steps // 20))
+
+    def is_visit(self, step: int, stride: int = 1) -> bool:
+        """Whether ``step`` (0-based) is a visit; ``stride`` thins the regular ones."""
+        if step in START_UP or (self.total_steps is not None and step == self.total_steps - 1):
+            return True
+        if step <= max(START_UP):
+            return False
+        return step % (self.cadence * stride) in (0, 1)
+
+    def is_counted(self, step: int) -> bool:
+        """Whether the stream counts at ``step``, visit or not."""
+        return step < COUNTING_STEPS
+
+
+class Budget:
+    """Keeps the share of time that regular visits take below ``max_overhead``.
+
+    Start-up visits are reported apart and not charged. When the share is exceeded the stride doubles; it
+    never shrinks again, and no training step is changed.
+
+    Args:
+        max_overhead: Largest share of the time since the start; None switches thinning off.
+        clock: Seconds; injected, so that tests need not wait.
+    """
+
+    def __init__(self, max_overhead: float | None, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.max_overhead = max_overhead
+        self.clock = clock
+        self.stride = 1
+        self.start_up_s = 0.0
+        self.spent_s = 0.0
+        self._begin = clock()
+
+    @property
+    def share(self) -> float:
+        """Time of regular visits over the time since the start, start-up visits taken out of both."""
+        elapsed = self.clock() - self._begin - self.start_up_s
+        return self.spent_s / elapsed if elapsed > 0 else 0.0
+
+    def charge(self, step: int, seconds: float) -> None:
+        """Books the time spent at one step."""
+        if step <= max(START_UP):
+            self.start_up_s += seconds
+            return
+        self.spent_s += seconds
+        if self.max_overhead is not None and self.share > self.max_overhead:
+            self.stride *= 2

@@ -1,0 +1,279 @@
+"""What a forward pass may change besides its output: taken before a replay, put back after it.
+
+Attributes of modules and of the objects they hold, containers, buffers, generators, closure cells, class
+attributes and module globals that the model's own code names. Exact builtin container types only: a subclass
+may compute what it returns, and "restoring" it would destroy it.
+"""
+
+from __future__ import annotations
+
+import collections
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nndiag.observe.values import ATOMS, Refused, map_leaves, same
+
+_LIBRARIES = frozenset(
+    [
+        "torch",
+        "lightning",
+        "pytorch_lightning",
+        "lightning_fabric",
+        "builtins",
+        "abc",
+        "typing",
+        "collections",
+        "torchmetrics",
+    ]
+)
+_NOT_OURS = _LIBRARIES | {"logging", "threading", "_thread"}
+_DICTS = (dict, collections.OrderedDict, collections.defaultdict, collections.Counter)
+_BOXES = (list, set, collections.deque, bytearray, np.ndarray)
+_NAMED = (int, float, list, dict, set, Tensor)
+_SKIPPED = frozenset({"_trainer", "_fabric", "trainer"})
+_DEPTH = 4
+
+
+@dataclass
+class Pin:
+    """A piece of state that replays change, held at its value of certification during every replay."""
+
+    kind: Literal["item", "box", "tensor", "cell", "attribute"]
+    owner: Any
+    key: Any
+    value: Any
+    path: str
+
+
+class State:
+    """A snapshot of everything that can be put back.
+
+    Args:
+        root: The model.
+        parameters: Whether parameter values are copied too.
+    """
+
+    def __init__(self, root: nn.Module, parameters: bool) -> None:
+        self.iterators: list[str] = []
+        self._parameters = parameters
+        self._dicts: list[tuple[dict[Any, Any], dict[Any, Any], str]] = []
+        self._boxes: list[tuple[Any, Any, str]] = []
+        self._tensors: list[tuple[Tensor, Tensor | None, int, Tensor, str]] = []
+        self._generators: list[tuple[Callable[[Any], Any], Any]] = []
+        self._cells: list[tuple[Any, Any, str]] = []
+        self._attributes: list[tuple[Any, str, Any, str]] = []
+        modules = list(root.modules())
+        self._seen = {id(module) for module in modules}
+        for name, module in root.named_modules():
+            self._object(module, name, 0)
+            for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
+                self._walk(getattr(hook, "__self__", None), f"{name}.<hook>", 2)
+                self._function(hook, name)
+        for kind in {kind for module in modules for kind in type(module).__mro__}:
+            if kind.__module__.partition(".")[0] not in _LIBRARIES:
+                self._class(kind)
+
+    def restore(self) -> tuple[list[str], list[Pin]]:
+        """Puts everything back.
+
+        Returns:
+            What had changed, and the pins that would hold it.
+        """
+        pins: list[Pin] = []
+        self._restore_dicts(pins)
+        self._restore_boxes(pins)
+        changed = self._restore_tensors(pins)
+        for setter, value in self._generators:
+            setter(value)
+        for cell, value, path in self._cells:
+            if cell.cell_contents is not value:
+                pins.append(Pin("cell", cell, None, value, path))
+                cell.cell_contents = value
+        for owner, key, value, path in self._attributes:
+            if _get(owner, key) is not value:
+                pins.append(Pin("attribute", owner, key, value, path))
+                _put(owner, key, value)
+        for pin in pins:  # copied only now: before, a nested container still held what the replay put there
+            pin.value = _copied(pin.value)
+        return [*changed, *(pin.path for pin in pins)], pins
+
+    def _restore_dicts(self, pins: list[Pin]) -> None:
+        for held, old, path in self._dicts:
+            for key in {**held, **old}:
+                is_same = key in held and key in old and held[key] is old[key]
+                if key == "training" or is_same:
+                    continue
+                pins.append(Pin("item", held, key, old.get(key, _ABSENT), f"{path}.{key}"))
+            if list(held) != list(old):
+                dict.clear(held)
+            for key, value in old.items():
+                if key not in held or held[key] is not value:
+                    dict.__setitem__(held, key, value)
+
+    def _restore_boxes(self, pins: list[Pin]) -> None:
+        for box, old, path in self._boxes:
+            if not _equal_boxes(box, old):
+                pins.append(Pin("box", box, None, old, path))
+                _fill(box, old)
+
+    def _restore_tensors(self, pins: list[Pin]) -> list[str]:
+        rebound = []
+        for tensor, old, pointer, alias, path in self._tensors:
+            if tensor.data_ptr() != pointer or tensor.shape != alias.shape:
+                rebound.append(f"{path} was given other memory")
+                tensor.data = alias
+            if old is not None and not same(tensor.detach(), old):
+                pins.append(Pin("tensor", tensor, None, old, path))
+                tensor.data.copy_(old)  # through .data: no version counter moves
+        return rebound
+
+    def _object(self, owner: Any, path: str, depth: int) -> None:
+        attributes = owner.__dict__
+        self._dicts.append((attributes, dict(attributes), path))
+        self._seen.add(id(attributes))
+        for key, value in list(attributes.items()):
+            if key not in _SKIPPED:
+                self._walk(value, f"{path}.{key}" if path else key, depth + 1)
+
+    def _walk(self, value: Any, path: str, depth: int) -> None:
+        if isinstance(value, ATOMS) or id(value) in self._seen or depth > _DEPTH:
+            return
+        self._seen.add(id(value))
+        kind = type(value)
+        if isinstance(value, Tensor):
+            self._tensor(value, path)
+        elif kind in _BOXES:
+            self._boxes.append((value, value.copy(), path))
+            for item in list(value)[:4096] if kind in (list, collections.deque) else ():
+                self._walk(item, f"{path}[]", depth + 1)
+        elif kind in _DICTS:
+            self._dicts.append((value, dict(dict.items(value)), path))
+            for key, item in list(value.items()):
+                self._walk(item, f"{path}[{key}]", depth + 1)
+        elif isinstance(value, tuple):
+            for item in value:
+                self._walk(item, f"{path}[]", depth + 1)
+        elif not self._generator(value) and hasattr(value, "__next__"):
+            self.iterators.append(path)
+        elif hasattr(value, "__dict__") and not isinstance(value, (nn.Module, dict)) and _is_users(kind):
+            self._object(value, path, depth)
+
+    def _tensor(self, tensor: Tensor, path: str) -> None:
+        unborn = isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer))
+        if unborn or tensor.is_meta or tensor.is_nested or tensor.layout != torch.strided:
+            return
+        copied = self._parameters or not isinstance(tensor, nn.Parameter)
+        value = tensor.detach().clone() if copied else None
+        self._tensors.append((tensor, value, tensor.data_ptr(), tensor.detach(), path))
+
+    def _generator(self, value: Any) -> bool:
+        """Random number generators are kept by their state."""
+        if isinstance(value, (torch.Generator, np.random.RandomState)):
+            self._generators.append((value.set_state, value.get_state()))
+        elif isinstance(value, random.Random):
+            self._generators.append((value.setstate, value.getstate()))
+        elif isinstance(value, np.random.Generator):
+            bits = value.bit_generator
+
+            def set_state(state: Any) -> None:
+                bits.state = state
+
+            self._generators.append((set_state, bits.state))
+        else:
+            return False
+        return True
+
+    def _function(self, function: Any, path: str) -> None:
+        """Closure cells, and the globals that the code names."""
+        for cell in getattr(function, "__closure__", None) or ():
+            try:
+                value = cell.cell_contents
+            except ValueError:  # not filled yet
+                continue
+            self._cells.append((cell, value, f"a closure of {path}"))
+            self._walk(value, f"a closure of {path}", 3)
+        for name in getattr(getattr(function, "__code__", None), "co_names", ()):
+            value = function.__globals__.get(name)
+            if type(value) in _NAMED and not name.startswith("__"):
+                self._attributes.append((function.__globals__, name, value, f"global {name}"))
+                self._walk(value, f"global {name}", 3)
+
+    def _class(self, kind: type) -> None:
+        for key, value in list(vars(kind).items()):
+            if callable(getattr(value, "__code__", None)) or hasattr(value, "__code__"):
+                self._function(value, kind.__name__)
+            elif not key.startswith("__") and type(value) in _NAMED:
+                self._attributes.append((kind, key, value, f"{kind.__name__}.{key}"))
+                self._walk(value, f"{kind.__name__}.{key}", 3)
+
+
+_ABSENT = object()
+
+
+def _is_users(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] not in _NOT_OURS
+
+
+def install(pins: list[Pin]) -> None:
+    """Sets pinned state to its value at certification, so that two visits differ by the weights only."""
+    for pin in pins:
+        value = _copied(pin.value)
+        if pin.kind == "item" and value is _ABSENT:
+            dict.pop(pin.owner, pin.key, None)
+        elif pin.kind == "item":
+            dict.__setitem__(pin.owner, pin.key, value)
+        elif pin.kind == "box":
+            _fill(pin.owner, value)
+        elif pin.kind == "cell":
+            pin.owner.cell_contents = value
+        elif pin.kind == "attribute":
+            _put(pin.owner, pin.key, value)
+        elif pin.owner.shape == pin.value.shape:
+            pin.owner.data.copy_(pin.value)
+
+
+def _copied(value: Any) -> Any:
+    if value is _ABSENT:
+        return value
+    try:
+        return map_leaves(lambda tensor: tensor.detach().clone(), value)
+    except Refused:
+        return value
+
+
+def _equal_boxes(box: Any, old: Any) -> bool:
+    if isinstance(box, np.ndarray):
+        return box.shape == old.shape and np.array_equal(box, old)
+    if len(box) != len(old):
+        return False
+    if isinstance(box, (set, bytearray)):
+        return bool(box == old)
+    return all(a is b for a, b in zip(box, old, strict=True))
+
+
+def _fill(box: Any, old: Any) -> None:
+    if isinstance(box, np.ndarray):
+        box[...] = old
+        return
+    box.clear()
+    if isinstance(box, set):
+        box.update(old)
+    else:
+        box.extend(old)
+
+
+def _get(owner: Any, key: str) -> Any:
+    return owner.get(key) if isinstance(owner, Mapping) else vars(owner).get(key)
+
+
+def _put(owner: Any, key: str, value: Any) -> None:
+    if isinstance(owner, dict):
+        owner[key] = value
+    else:
+        setattr(owner, key, value)

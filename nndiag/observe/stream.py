@@ -1,0 +1,158 @@
+"""The stream: hooks that live only during a visited training step."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from nndiag import compat
+from nndiag.layers import LayerInfo
+from nndiag.measures import Need
+from nndiag.observe.observation import Observation
+from nndiag.observe.taps import BATCH_FIRST, TapReader
+from nndiag.observe.watch import Watch
+from nndiag.observe.wiring import Wiring
+from nndiag.snapshot import Gap, Key
+from nndiag.statistics import Moments, Statistic, Tails, Unreadable, canonical
+
+WINDOW_SAMPLES = 512
+"""Samples of real batches that tail counts are kept for."""
+
+
+class _Window:
+    """The newest tail counts of one layer, as many steps back as ``WINDOW_SAMPLES`` samples need."""
+
+    def __init__(self) -> None:
+        self._steps: deque[Tails] = deque()
+
+    def add(self, tails: Tails) -> None:
+        if self._steps and self._steps[-1].k < WINDOW_SAMPLES // 8:
+            tails = self._steps.pop().merge(tails)
+        self._steps.append(tails)
+        while sum(step.k for step in self._steps) - self._steps[0].k >= WINDOW_SAMPLES:
+            self._steps.popleft()
+
+    def total(self) -> Tails:
+        total = self._steps[0]
+        for tails in list(self._steps)[1:]:
+            total = total.merge(tails)
+        return total
+
+
+class Stream:
+    """Reads real training batches at visited steps.
+
+    Forward hooks count tails at the inputs of activations and, from a visited step's backward pass, take the
+    mean square gradient at the outputs of layers with weights, through tensor hooks. Inside compiled regions
+    nothing is attached.
+    """
+
+    def __init__(
+        self,
+        root: nn.Module,
+        wiring: Wiring,
+        needs: frozenset[Need],
+        keeps: Callable[[str], bool],
+        on_fault: Callable[[Exception], None],
+    ) -> None:
+        self._root, self._wiring, self._needs, self._keeps = root, wiring, needs, keeps
+        self._on_fault = on_fault
+        self._watch: Watch | None = None
+        self._reader: _StreamReader | None = None
+        self._windows: dict[Key, _Window] = {}
+        self._seen = Observation()
+        self.stands_in_for_probe = False
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether hooks are in place."""
+        return self._watch is not None
+
+    def attach(self, *, gradients: bool) -> None:
+        """Puts hooks in place for one training batch; ``gradients`` also for its backward pass."""
+        self.detach()
+        want = gradients and Need.GRADIENT_MOMENTS in self._needs
+        self._reader = _StreamReader(
+            *(self._wiring, self._needs, self._keeps, self._on_fault),
+            outputs=self.stands_in_for_probe,
+            gradients=want,
+        )
+        self._watch = Watch(self._root, self._reader, on_fault=self._on_fault, lexical=False)
+        self._watch.__enter__()
+
+    def detach(self) -> None:
+        """Removes every hook and files what the batch brought."""
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.__exit__(None, None, None)
+        reader, self._reader = self._reader, None
+        if reader is None:
+            return
+        reader.finish_pass()
+        reader.close()
+        for key, statistic in reader.seen.statistics.items():
+            if isinstance(statistic, Tails):
+                self._windows.setdefault(key, _Window()).add(statistic)
+            else:
+                known = self._seen.statistics.get(key)
+                self._seen.statistics[key] = statistic if known is None else known.merge(statistic)
+        self._seen.gaps |= reader.seen.gaps
+
+    def take(self) -> Observation:
+        """What was seen since the last visit; tail counts as a window over the newest samples."""
+        seen, self._seen = self._seen, Observation()
+        windows: dict[Key, Statistic] = {key: window.total() for key, window in self._windows.items()}
+        seen.statistics |= windows
+        if compat.is_compiled(self._root):
+            for info in self._wiring.layers.values():
+                if info.role == "weight":
+                    seen.gaps[Gap(info.name, "grad_output", "stream")] = "compiled"
+        return seen
+
+
+class _StreamReader(TapReader):
+    """A tap reader that also hangs tensor hooks for the backward pass."""
+
+    def __init__(
+        self,
+        wiring: Wiring,
+        needs: frozenset[Need],
+        keeps: Callable[[str], bool],
+        on_fault: Callable[[Exception], None],
+        *,
+        outputs: bool,
+        gradients: bool,
+    ) -> None:
+        super().__init__(wiring, needs, "stream", keeps, outputs=outputs)
+        self._gradients = gradients
+        self._on_fault = on_fault
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+
+    def on_weight_output(self, info: LayerInfo, output: Tensor) -> None:
+        if not self._gradients or not output.requires_grad:
+            return
+
+        def read(gradient: Tensor) -> None:
+            try:
+                self._read_gradient(info, gradient)
+            except Exception as error:
+                self._on_fault(error)
+
+        self._handles.append(output.register_hook(read))
+
+    def _read_gradient(self, info: LayerInfo, gradient: Tensor) -> None:
+        with torch.no_grad(), torch.autocast(gradient.device.type, enabled=False):
+            x = canonical(gradient.detach(), unit_axis=info.unit_axis, rows=BATCH_FIRST)
+            if isinstance(x, Unreadable):
+                self.gap(info.name, "grad_output", x.reason)
+            else:
+                self._file(info.name, "grad_output", "moments", Moments.of(x))
+
+    def close(self) -> None:
+        """Takes the tensor hooks off again."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()

@@ -1,0 +1,239 @@
+"""Learns, from the calls of a forward pass, how the layers of a model are wired.
+
+Which functional calls there are, in which order layers run, which module's output an activation reads, and
+what is the network's output: none of it can be asked of the modules.
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nndiag.functional import ELEMENTWISE, TailEdges, tail_edges
+from nndiag.layers import LayerInfo, Role
+from nndiag.observe.watch import Call
+
+_FUNCTIONAL_ROLES: dict[str, Role] = {
+    "scaled_dot_product_attention": "attention",
+    "multi_head_attention_forward": "attention",
+    **dict.fromkeys(("layer_norm", "batch_norm", "group_norm", "instance_norm", "rms_norm"), "norm"),
+    **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"), "dropout"),
+    **dict.fromkeys(("linear", "conv1d", "conv2d", "conv3d"), "weight"),
+}
+_CHANNEL_AXES = {
+    "conv1d": -2,
+    "conv2d": -3,
+    "conv3d": -4,
+    "batch_norm": 1,
+    "instance_norm": 1,
+    "group_norm": 1,
+}
+
+
+class Wiring:
+    """The layers of one model, completed as calls are seen. Shared by the probe and the stream."""
+
+    def __init__(self, layers: Mapping[str, LayerInfo]) -> None:
+        self.layers = dict(layers)
+        self._aliases = {alias: info.name for info in layers.values() for alias in info.aliases}
+        self._order = itertools.count()
+        self._seen: set[str] = set()
+        self._producers: dict[int, tuple[weakref.ref[Tensor], int, str]] = {}
+        self._by_shape: dict[tuple[int, ...], str] = {}
+        self._edges: dict[str, TailEdges | None] = {}
+        self._kinds: dict[tuple[str, ...], TailEdges | None] = {}
+        self._ignored: set[str] = set()
+
+    def enter(self, call: Call, *, may_run: bool = False) -> LayerInfo | None:
+        """The layer of a call about to run; None for a call that is no layer of its own.
+
+        Args:
+            call: The call.
+            may_run: Whether an unknown module without parameters may be run on made-up numbers, to see
+                whether it is an elementwise function (only inside the probe's sandbox).
+        """
+        info = self._resolve(call, may_run)
+        if info is None:
+            return None
+        source = call.args[0] if call.args else next(iter(call.kwargs.values()), None)
+        if info.name not in self._seen:
+            self._seen.add(info.name)
+            info = self._connect(replace(info, depth=next(self._order)), source)
+        self.layers[info.name] = info
+        return info
+
+    def leave(self, info: LayerInfo, output: Any) -> None:
+        """Remembers who made a tensor, for as long as the tensor lives."""
+        tensor = first_tensor(output)
+        if tensor is None:
+            return
+        self._producers[id(tensor)] = (weakref.ref(tensor), _version(tensor), info.name)
+        if info.role in ("weight", "norm", "recurrent", "attention"):
+            self._by_shape[tuple(tensor.shape)] = info.name
+
+    def edges(self, name: str) -> TailEdges | None:
+        """The tail edges of an activation layer."""
+        return self._edges.get(name)
+
+    def finish_pass(self) -> None:
+        """After a whole forward pass: whatever runs after the last layer with weights is output."""
+        self._producers.clear()
+        seen = [info for name, info in self.layers.items() if name in self._seen]
+        depths = [info.depth for info in seen if info.role in ("weight", "recurrent", "attention")]
+        last = max(depths, default=-1)
+        for info in seen:
+            is_output = info.depth > last if info.role == "activation" else info.depth == last
+            if is_output != info.is_output:
+                self.layers[info.name] = replace(info, is_output=is_output)
+
+    @property
+    def output_units(self) -> int | None:
+        """Units of the last layer with weights, once a pass was seen."""
+        return next((info.units for info in self.layers.values() if info.is_output and info.units), None)
+
+    def unseen(self) -> list[LayerInfo]:
+        """Layers that no pass has called yet."""
+        return [info for name, info in self.layers.items() if name not in self._seen]
+
+    def in_order(self) -> dict[str, LayerInfo]:
+        """All layers: those seen by order of execution, then the others."""
+        ranked = sorted(self.layers.values(), key=lambda info: (info.name not in self._seen, info.depth))
+        return {info.name: replace(info, depth=depth) for depth, info in enumerate(ranked)}
+
+    def _resolve(self, call: Call, may_run: bool) -> LayerInfo | None:
+        name = self._aliases.get(call.owner, call.owner)
+        known = self.layers.get(name)
+        if call.module is not None:
+            if known is None:
+                return self._custom(call, name) if may_run and name not in self._ignored else None
+            return self._with_edges(known, known.kind, call) if known.role == "activation" else known
+        if known is not None and known.role == "activation":
+            return None  # the inside of an activation module is the activation
+        if (
+            known is not None
+            and known.role == "attention"
+            and call.function == "multi_head_attention_forward"
+        ):
+            return known
+        return self.layers.get(call.key) or self._functional(call)
+
+    def _functional(self, call: Call) -> LayerInfo | None:
+        function = call.function or ""
+        if function in ELEMENTWISE:
+            return self._with_edges(LayerInfo(call.key, function, "activation", 0), function, call)
+        role = _FUNCTIONAL_ROLES.get(function)
+        return (
+            None if role is None else LayerInfo(call.key, function, role, 0, _CHANNEL_AXES.get(function, -1))
+        )
+
+    def _with_edges(self, info: LayerInfo, kind: str, call: Call) -> LayerInfo:
+        """Fills in the tails of an activation, found once for each kind and its constants."""
+        if info.name in self._edges:
+            return info
+        function = _as_function(call)
+        key = (kind.lower(), *_constants(call))
+        if key not in self._kinds:
+            self._kinds[key] = None if function is None else tail_edges(kind.lower(), function)
+        edges = self._edges[info.name] = self._kinds[key]
+        if edges is None:
+            return replace(info, activation=kind.lower())
+        return replace(
+            info, activation=edges.name, edges=(edges.low, edges.high), bounded=edges.squashes, odd=edges.odd
+        )
+
+    def _custom(self, call: Call, name: str) -> LayerInfo | None:
+        """A user's own activation: a leaf without parameters that acts on each entry by itself."""
+        module = call.module
+        assert module is not None
+        x = first_tensor(call.args)
+        leaf = not module._modules and not module._parameters and not module._buffers
+        takes_floats = len(call.args) == 1 and x is not None and x.is_floating_point()
+        if not leaf or not takes_floats or not _is_elementwise(module):
+            self._ignored.add(name)
+            return None
+        kind = type(module).__name__
+        return self._with_edges(LayerInfo(name, kind, "activation", 0), f"{kind} at {name}", call)
+
+    def _connect(self, info: LayerInfo, argument: Any) -> LayerInfo:
+        """Finds who made the layer's input: by identity, else the newest layer with an output of its shape."""
+        tensor = first_tensor(argument)
+        if tensor is None:
+            return info
+        entry = self._producers.get(id(tensor))
+        made = entry is not None and entry[0]() is tensor and entry[1] == _version(tensor)
+        name = entry[2] if made and entry is not None else self._by_shape.get(tuple(tensor.shape))
+        source = self.layers.get(name) if name is not None else None
+        if source is None:
+            return info
+        if info.role == "norm" and made:
+            self.layers[source.name] = replace(source, before_norm=True)
+        if info.role == "norm":
+            return replace(info, source=source.name)
+        if info.role != "activation":
+            return info
+        for feeder in (source, self.layers.get(source.source or "")):
+            if feeder is not None and feeder.activation is None and feeder.role in ("weight", "norm"):
+                self.layers[feeder.name] = replace(feeder, activation=info.activation, odd=info.odd)
+        return replace(info, source=source.name, unit_axis=source.unit_axis, units=info.units or source.units)
+
+
+def first_tensor(value: Any) -> Tensor | None:
+    """The first tensor in nested tuples, lists and mappings."""
+    if isinstance(value, Tensor):
+        return value
+    items = (
+        value.values() if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else ()
+    )
+    return next((t for t in map(first_tensor, items) if t is not None), None)
+
+
+def _version(tensor: Tensor) -> int:
+    return -1 if tensor.is_inference() else tensor._version
+
+
+def _as_function(call: Call) -> Callable[[Tensor], Tensor] | None:
+    """The activation as a function of one tensor; None where its slope never vanishes, or is random."""
+    if call.module is not None:
+        if isinstance(call.module, (nn.LeakyReLU, nn.PReLU, nn.RReLU)):
+            return None
+        forward = call.module.forward
+        return lambda x: forward(x.clone())
+    if call.function in ("leaky_relu", "prelu", "rrelu"):
+        return None
+    target, rest, kwargs = call.target, call.args[1:], dict(call.kwargs)
+    if any(isinstance(value, Tensor) for value in (*rest, *kwargs.values())):
+        return None
+    return lambda x: target(x.clone(), *rest, **kwargs)
+
+
+def _constants(call: Call) -> tuple[str, ...]:
+    """An activation's plain numbers: with its kind, they make the function."""
+    if call.module is not None:
+        own = vars(call.module)
+        return tuple(
+            f"{k}={v}" for k, v in sorted(own.items()) if isinstance(v, (int, float, str)) and k != "training"
+        )
+    return tuple(map(str, call.args[1:])) + tuple(
+        f"{k}={v}" for k, v in sorted(call.kwargs.items()) if k != "input"
+    )
+
+
+def _is_elementwise(module: nn.Module) -> bool:
+    """Whether the output of each entry depends on that entry alone: a permutation commutes with it."""
+    x = torch.linspace(-4, 4, 33, dtype=torch.float64)
+    order = torch.arange(32, -1, -1)
+    try:
+        with torch.no_grad(), torch._C.DisableTorchFunction():
+            straight, turned = module.forward(x), module.forward(x[order])
+            alone = module.forward(x[:7])
+    except Exception:  # whatever the user's code cannot take, it is no plain activation
+        return False
+    if not isinstance(straight, Tensor) or straight.shape != x.shape or straight.dtype != x.dtype:
+        return False
+    return torch.equal(straight[order], turned) and torch.equal(straight[:7], alone)

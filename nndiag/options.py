@@ -1,0 +1,202 @@
+"""Which measures, layers and rules are in use, checked once and early."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from typing import Self
+
+from nndiag.errors import ConfigurationError
+from nndiag.findings import Severity
+from nndiag.measures import MEASURES, RULES
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The user's choice of measures, layers, rules and thresholds.
+
+    Attributes:
+        measures: Names of measures; None means all.
+        layers: Glob patterns on layer names, "!pattern" excludes; None means all.
+        select: Rule ids or prefixes ("ND2"), or "ND202:backbone.*" for some layers; None means all.
+        ignore: As ``select``, for what shall not be judged.
+        thresholds: New thresholds by rule id.
+    """
+
+    measures: tuple[str, ...] | None = None
+    layers: tuple[str, ...] | None = None
+    select: tuple[str, ...] | None = None
+    ignore: tuple[str, ...] = ()
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def checked(
+        cls,
+        measures: Sequence[str] | None = None,
+        layers: Sequence[str] | None = None,
+        select: Sequence[str] | None = None,
+        ignore: Sequence[str] | None = None,
+        thresholds: Mapping[str, float] | None = None,
+    ) -> Self:
+        """Checks every option that can be checked without a model.
+
+        Raises:
+            ConfigurationError: naming the argument, what was expected, and the nearest known name.
+        """
+        for name in _strings("measures", measures) or ():
+            if name not in MEASURES:
+                raise ConfigurationError.unknown("measures", name, MEASURES)
+        for argument, patterns in (("select", select), ("ignore", ignore)):
+            for pattern in _strings(argument, patterns) or ():
+                _check_rule_pattern(argument, pattern)
+        for rule, value in (thresholds or {}).items():
+            _check_threshold(rule, value)
+        return cls(
+            _strings("measures", measures),
+            _strings("layers", layers),
+            _strings("select", select),
+            _strings("ignore", ignore) or (),
+            {rule: float(value) for rule, value in (thresholds or {}).items()},
+        )
+
+    def check_layers(self, names: Iterable[str]) -> None:
+        """Checks that every layer pattern fits some layer.
+
+        Raises:
+            ConfigurationError: a pattern fits none.
+        """
+        known = list(names)
+        for pattern in self.layers or ():
+            if not any(_fits(pattern.removeprefix("!"), name) for name in known):
+                raise ConfigurationError.unknown("layers", pattern, known)
+
+    def keeps_layer(self, name: str | None) -> bool:
+        """Whether a layer is observed; a functional call follows the module it is in."""
+        if name is None or self.layers is None:
+            return True
+        wanted = [pattern for pattern in self.layers if not pattern.startswith("!")]
+        barred = [pattern[1:] for pattern in self.layers if pattern.startswith("!")]
+        if any(_fits(pattern, name) for pattern in barred):
+            return False
+        return not wanted or any(_fits(pattern, name) for pattern in wanted)
+
+    def judges(self, rule: str, layer: str | None) -> bool:
+        """Whether a rule may speak about a layer."""
+        if any(_covers(pattern, rule, layer) for pattern in self.ignore):
+            return False
+        return self.select is None or any(_covers(pattern, rule, layer) for pattern in self.select)
+
+
+def _strings(argument: str, values: Sequence[str] | None) -> tuple[str, ...] | None:
+    """A bare string is a common slip: its letters would be taken for names."""
+    if values is None:
+        return None
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ConfigurationError.expected(argument, "a sequence of strings", values)
+    for value in values:
+        if not isinstance(value, str) or not value.strip("!"):
+            raise ConfigurationError.expected(argument, "a sequence of non-empty strings", value)
+    return tuple(values)
+
+
+def _check_rule_pattern(argument: str, pattern: str) -> None:
+    rule = pattern.partition(":")[0]
+    if not any(known.startswith(rule) for known in RULES):
+        raise ConfigurationError.unknown(argument, rule, RULES)
+
+
+def _check_threshold(rule: str, value: object) -> None:
+    if rule not in RULES:
+        raise ConfigurationError.unknown("thresholds", rule, RULES)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ConfigurationError.expected(f"thresholds[{rule!r}]", "a finite number", value)
+
+
+def _fits(pattern: str, name: str) -> bool:
+    return fnmatchcase(name, pattern) or fnmatchcase(name.partition(":")[0], pattern)
+
+
+def _covers(pattern: str, rule: str, layer: str | None) -> bool:
+    prefix, colon, glob = pattern.partition(":")
+    return rule.startswith(prefix) and (not colon or (layer is not None and _fits(glob, layer)))
+
+
+@dataclass(frozen=True)
+class MonitorOptions:
+    """Every option of a monitor, checked.
+
+    Attributes: as in ``nndiag.DiagnosticsMonitor``; ``every_n`` is None where a default applies.
+    """
+
+    selection: Selection
+    every_n: int | None
+    probe: bool
+    probe_samples: int
+    max_overhead: float | None
+    log_dir: str | None
+    console: bool
+    html: bool | str
+    stop_on: Severity | None
+    strict: bool
+
+    @classmethod
+    def checked(
+        cls,
+        *,
+        every_n_train_steps: int | None = None,
+        measures: Sequence[str] | None = None,
+        layers: Sequence[str] | None = None,
+        select: Sequence[str] | None = None,
+        ignore: Sequence[str] | None = None,
+        thresholds: Mapping[str, float] | None = None,
+        probe: bool = True,
+        probe_samples: int = 128,
+        max_overhead: float | None = 0.03,
+        log_dir: str | os.PathLike[str] | None = None,
+        console: bool = True,
+        html: bool | str = False,
+        stop_on: str | None = None,
+        strict: bool = False,
+    ) -> Self:
+        """Checks every option.
+
+        Raises:
+            ConfigurationError: naming the argument, what was expected, and the nearest known name.
+        """
+        if every_n_train_steps is not None:
+            _check_count("every_n_train_steps", every_n_train_steps)
+        _check_count("probe_samples", probe_samples)
+        if max_overhead is not None and not (_is_number(max_overhead) and max_overhead > 0):
+            raise ConfigurationError.expected("max_overhead", "a number above 0, or None", max_overhead)
+        if stop_on is not None and stop_on not in list(Severity):
+            raise ConfigurationError.unknown("stop_on", stop_on, Severity)
+        if log_dir is not None and not isinstance(log_dir, (str, os.PathLike)):
+            raise ConfigurationError.expected("log_dir", "a path, or None", log_dir)
+        return cls(
+            selection=Selection.checked(measures, layers, select, ignore, thresholds),
+            every_n=every_n_train_steps,
+            probe=bool(probe),
+            probe_samples=probe_samples,
+            max_overhead=max_overhead,
+            log_dir=None if log_dir is None else os.fspath(log_dir),
+            console=bool(console),
+            html=html,
+            stop_on=None if stop_on is None else Severity(stop_on),
+            strict=bool(strict),
+        )
+
+    def with_cadence(self, every_n: int) -> Self:
+        """The same options with a cadence filled in."""
+        return replace(self, every_n=every_n)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_count(argument: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigurationError.expected(argument, "a whole number above 0", value)

@@ -1,0 +1,120 @@
+"""Report: findings, readings and coverage of a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nndiag.errors import CheckpointError
+from nndiag.findings import Coverage, Finding, Reading, Scalar, plain, worst
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Report:
+    """What nndiag says about a run or a checkpoint.
+
+    Attributes:
+        findings: The worst first, root causes before others; consequences are in a finding's ``related``.
+        readings: The newest reading of every measure and layer.
+        coverage: What was measured, what not, and why.
+        run: Facts: versions, steps, visits, share of time spent.
+    """
+
+    findings: tuple[Finding, ...] = ()
+    readings: tuple[Reading, ...] = ()
+    coverage: Coverage = field(default_factory=Coverage)
+    run: Mapping[str, Scalar] = field(default_factory=dict)
+
+    @classmethod
+    def empty(cls) -> Report:
+        """The report before anything was seen."""
+        return cls()
+
+    @property
+    def status(self) -> str:
+        """The word "ok" unless a finding at warning or above is active, then the worst severity."""
+        severity = worst(self.findings)
+        return "ok" if severity is None or severity.rank == 0 else str(severity)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of all layers that coverage speaks about."""
+        return tuple(dict.fromkeys(entry.layer for entry in self.coverage if entry.layer is not None))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, with ``schema_version``."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "status": self.status,
+            "findings": [finding.to_dict() for finding in self.findings],
+            "readings": [reading.to_dict() for reading in self.readings],
+            "coverage": self.coverage.to_dict(),
+            "run": plain(dict(self.run)),
+        }
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """The report as JSON; also written to ``path`` when given."""
+        text = json.dumps(self.to_dict(), indent=2, allow_nan=False)
+        if path is not None:
+            Path(path).write_text(text + "\n", encoding="utf-8")
+        return text
+
+    @classmethod
+    def from_json(cls, source: str | Path) -> Report:
+        """Reads what ``to_json`` wrote: the text itself, or a path to it.
+
+        Raises:
+            CheckpointError: it is not a report, or was written by a newer nndiag.
+        """
+        is_text = isinstance(source, str) and source.lstrip().startswith("{")
+        name = "the text" if is_text else str(source)
+        try:
+            record = json.loads(str(source) if is_text else Path(source).read_text(encoding="utf-8"))
+            version = record["schema_version"]
+            if version > SCHEMA_VERSION:
+                raise CheckpointError(f"{name} was written by a newer nndiag: upgrade nndiag to read it.")
+            return cls(
+                tuple(Finding.from_dict(row) for row in record["findings"]),
+                tuple(Reading.from_dict(row) for row in record["readings"]),
+                Coverage.from_dict(record["coverage"]),
+                dict(record["run"]),
+            )
+        except CheckpointError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise CheckpointError(
+                f"{name} is not an nndiag report: {type(error).__name__}: {error}"
+            ) from error
+
+    def to_markdown(self) -> str:
+        """The report as markdown: what TensorBoard shows under Text."""
+        from nndiag.report.markdown import render_markdown
+
+        return render_markdown(self)
+
+    def to_html(self, path: str | Path) -> None:
+        """Writes one self-contained HTML page."""
+        Path(path).write_text(self._repr_html_(), encoding="utf-8")
+
+    def _repr_html_(self) -> str:
+        from nndiag.report.html import render_html
+
+        return render_html(self)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from nndiag.report.text import render_rich
+
+        yield from render_rich(self)
+
+    def __str__(self) -> str:
+        from nndiag.report.text import render_text
+
+        return render_text(self)

@@ -1,0 +1,178 @@
+"""A rule turns the readings of a layer, and their history, into a verdict.
+
+A rule sees numbers only, never a model: the same rule speaks about a live run, a recorded run and a
+checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from nndiag.findings import Reading, Scalar, Severity
+from nndiag.layers import LayerInfo
+
+_RECENT = 8
+"""Readings a series keeps besides its first: enough for every rule's window, and bounded."""
+
+
+class Series:
+    """The history of one reading of one layer: its first value and the most recent ones."""
+
+    __slots__ = ("first", "recent")
+
+    def __init__(self, first: Reading) -> None:
+        self.first = first
+        self.recent: deque[Reading] = deque([first], maxlen=_RECENT)
+
+    def add(self, reading: Reading) -> None:
+        """Appends the newest reading."""
+        self.recent.append(reading)
+
+    @property
+    def last(self) -> Reading:
+        """The newest reading."""
+        return self.recent[-1]
+
+
+class History:
+    """Every series of a run, and the layers they belong to."""
+
+    def __init__(self) -> None:
+        self.step = -1
+        self.layers: dict[str, LayerInfo] = {}
+        self.series: dict[tuple[str, str, str | None], Series] = {}
+
+    def add(self, step: int, layers: Mapping[str, LayerInfo], readings: Sequence[Reading]) -> None:
+        """Takes the readings of one visit."""
+        self.step = step
+        self.layers |= layers
+        for reading in readings:
+            key = (reading.measure, reading.name, reading.layer)
+            if key in self.series:
+                self.series[key].add(reading)
+            else:
+                self.series[key] = Series(reading)
+
+    def latest(self) -> list[Reading]:
+        """The newest reading of every series."""
+        return [series.last for series in self.series.values()]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a rule may look at: one layer (``None``: the run) at the newest step."""
+
+    history: History
+    measure: str
+    layer: str | None
+    threshold: float
+    source: Literal["live", "checkpoint"] = "live"
+
+    @property
+    def step(self) -> int:
+        """The step of the newest visit."""
+        return self.history.step
+
+    @property
+    def info(self) -> LayerInfo | None:
+        """What is known of the layer."""
+        return None if self.layer is None else self.history.layers.get(self.layer)
+
+    def series(self, name: str, measure: str | None = None) -> Series | None:
+        """The history of one reading of this layer."""
+        return self.history.series.get((measure or self.measure, name, self.layer))
+
+    def now(self, name: str, measure: str | None = None) -> Reading | None:
+        """The reading of the newest step, None when it was not taken there."""
+        series = self.series(name, measure)
+        return series.last if series and series.last.step == self.step else None
+
+    def value(self, name: str, default: float = float("nan")) -> float:
+        """The value at the newest step, or ``default``."""
+        reading = self.now(name)
+        return default if reading is None else reading.value
+
+    def first(self, name: str) -> Reading | None:
+        """The first reading of the run."""
+        series = self.series(name)
+        return series.first if series else None
+
+    def run(self, name: str) -> Series | None:
+        """The history of a fact of the run: ``loss``, ``total_steps``, ``output_units`` ..."""
+        return self.history.series.get(("run", name, None))
+
+    def of(self, layer: str | None) -> View:
+        """The same view of another layer."""
+        return View(self.history, self.measure, layer, self.threshold, self.source)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A rule's word on one layer at one visit. ``value`` is compared with the rule's threshold."""
+
+    severity: Severity
+    value: float | None = None
+    evidence: Mapping[str, Scalar] = field(default_factory=dict)
+    places: tuple[str, ...] = ()
+    """The layers to name in the finding, when they are not the one that was read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """All layers a rule holds against at present, the leading one first."""
+
+    layers: tuple[str, ...]
+    verdicts: tuple[Verdict, ...]
+    step: int
+    first_step: int
+
+    @property
+    def leading(self) -> Verdict:
+        """The verdict on the first layer."""
+        return self.verdicts[0]
+
+    @property
+    def where(self) -> str:
+        """The layers in words: "fc1", "fc1 and fc2", "fc1 and 3 more layers"."""
+        if not self.layers:
+            return "the run"
+        if len(self.layers) <= 2:
+            return " and ".join(self.layers)
+        return f"{self.layers[0]} and {len(self.layers) - 1} more layers"
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """The words of a finding: what was seen, what to change, how to see that it worked."""
+
+    message: str
+    recommendation: str
+
+
+Persistence = Literal["at once", "two of three"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule of the catalogue; its id is stable for ever.
+
+    ``reads`` names the reading whose presence at a step means that the rule can judge the layer there.
+    ``judge`` returns a verdict, or None when the layer is clean. ``lead`` says which layer a finding names
+    first. ``explains`` names the rules whose findings are consequences of this one.
+    """
+
+    id: str
+    name: str
+    measure: str
+    summary: str
+    reads: str
+    judge: Callable[[View], Verdict | None]
+    advise: Callable[[Case], Advice]
+    threshold: float
+    persistence: Persistence = "two of three"
+    lead: Literal["worst", "earliest"] = "worst"
+    explains: tuple[str, ...] = ()
+    lower_is_worse: bool = False

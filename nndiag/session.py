@@ -1,0 +1,254 @@
+"""One watched run: observers, schedule, diagnosis and sinks, whatever drives the loop.
+
+A driver (the plain ``Monitor``, the Lightning callback) tells the session when a batch starts, when an
+optimizer is about to update, and when the batch has ended. Everything else happens here, behind the guard.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import nndiag
+from nndiag.diagnosis import Diagnosis, Update
+from nndiag.findings import Scalar, worst
+from nndiag.guard import Guard
+from nndiag.measures import MEASURES, Need
+from nndiag.observe.observers import Observers
+from nndiag.observe.schedule import Budget, Schedule
+from nndiag.options import MonitorOptions
+from nndiag.report import Report
+from nndiag.sinks import Sink
+from nndiag.snapshot import Snapshot
+
+DEFAULT_CADENCE = 50
+
+
+class Session:
+    """Watches one run of one model.
+
+    Args:
+        root: The model.
+        options: Checked options.
+        total_steps: Length of the run in optimizer steps, when known.
+        sinks: Where updates and the report go.
+        guard: Counts the faults.
+        clock: Seconds; injected, so that tests need not wait.
+
+    Raises:
+        ConfigurationError: a layer pattern fits no layer of the model.
+    """
+
+    def __init__(
+        self,
+        root: nn.Module,
+        options: MonitorOptions,
+        *,
+        total_steps: int | None = None,
+        sinks: Sequence[Sink] = (),
+        guard: Guard | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.guard = guard or Guard(options.strict)
+        self.options = options
+        self.schedule = Schedule(options.every_n or DEFAULT_CADENCE, total_steps)
+        self.budget = Budget(options.max_overhead, clock)
+        names = options.selection.measures or tuple(MEASURES)
+        needs: frozenset[Need] = frozenset().union(*(MEASURES[name].needs for name in names))
+        self.observers = Observers(root, options, needs, self.guard, clock)
+        self.diagnosis = Diagnosis(options.selection, _environment(total_steps))
+        self.sinks = list(sinks)
+        self.latest: Update | None = None
+        self._step = -1
+        self._is_visit = False
+        self._updated = False
+        self._looked = False
+        self._visits = 0
+        self._classes = 0
+        self._closed = False
+
+    def begin_batch(self, step: int) -> None:
+        """A training batch of optimizer step ``step`` is about to run."""
+        with self._charged(step):
+            if step != self._step:
+                self._step, self._updated, self._looked = step, False, False
+                self._is_visit = self.schedule.is_visit(step, self.budget.stride)
+            if self._updated:
+                return
+            self.guard.call("the probe", self.observers.arm_probe)
+            if self._is_visit or self.schedule.is_counted(step):
+                self.guard.call("the stream", self.observers.stream.attach, gradients=self._is_visit)
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether the probe records the present batch."""
+        return self.observers.is_recording
+
+    @property
+    def has_updated(self) -> bool:
+        """Whether an optimizer has stepped since the present step began."""
+        return self._updated
+
+    def recorded(self, training_step: Callable[..., Any]) -> Callable[..., Any]:
+        """The user's training step with the probe's recorder around it."""
+
+        def step(*args: Any, **kwargs: Any) -> Any:
+            probe, stack = self.observers.probe, contextlib.ExitStack()
+            if probe is not None:
+                self.guard.call("the probe", lambda: stack.enter_context(probe.window()))
+            try:
+                return training_step(*args, **kwargs)
+            finally:
+                self.guard.clean_up("the probe", stack.close)
+
+        return step
+
+    def open_window(self) -> None:
+        """For a loop that cannot be surrounded: the recording lasts until the next update."""
+        if self.observers.probe is not None and self.observers.is_recording:
+            self.guard.call("the probe", self.observers.probe.open_window)
+
+    def before_update(
+        self, *, parameters: Sequence[Tensor] | None = None, gradients: bool = True, certify: bool = True
+    ) -> None:
+        """An optimizer is about to change ``parameters`` (None: all).
+
+        More optimizers of the same step add their gradients. With ``gradients=False`` no backward pass of
+        this step has happened yet. With ``certify=False`` the probe waits for the end of the batch (manual
+        optimization: more calls may follow).
+        """
+        with self._charged(self._step):
+            if certify:
+                self._look()
+            if self._is_visit:
+                self.guard.call(
+                    *("the weights", self.observers.read_weights),
+                    first=self._visits == 0,
+                    only=parameters,
+                    gradients=gradients,
+                )
+            self._updated = True
+
+    def end_batch(self, loss: Tensor | float | None = None, labels: Tensor | None = None) -> Update | None:
+        """A training batch has ended; returns what the visit brought, if this was one."""
+        with self._charged(self._step):
+            if self._updated:
+                self._look()
+            self.release()
+            if not (self._is_visit and self._updated):
+                return None
+            self._is_visit = False
+            update = self.guard.call("the diagnosis", self._diagnose, loss, labels)
+            if update is None:
+                return None
+            self.latest = update
+            for sink in self.sinks:
+                self.guard.call(type(sink).__name__, sink.write, update)
+            return self.latest
+
+    def _look(self) -> None:
+        """The probe's turn, once a step: certify what was recorded; at a visit, replay it."""
+        if self._looked:
+            return
+        self._looked = True
+        self.guard.call("the probe", self.observers.settle_probe)
+        if self._is_visit:
+            self.guard.call("the probe", self.observers.replay)
+
+    def release(self) -> None:
+        """Takes every hook out of the model."""
+        self.guard.clean_up("the stream", self.observers.stream.detach)
+        self.guard.clean_up("the probe", self.observers.disarm_probe)
+
+    def close(self) -> Report:
+        """Ends the run, also after an exception: hooks off, sinks closed. Safe to call again."""
+        self.release()
+        report = self.report()
+        if not self._closed:
+            self._closed = True
+            for sink in self.sinks:
+                self.guard.call(type(sink).__name__, sink.close, report)
+        return report
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether a finding at or above ``stop_on`` is active."""
+        limit, found = self.options.stop_on, worst(self.latest.findings) if self.latest else None
+        return limit is not None and found is not None and found.rank >= limit.rank
+
+    def report(self) -> Report:
+        """The report as it stands."""
+        self.diagnosis.run |= self._account()
+        return self.diagnosis.report()
+
+    def _diagnose(self, loss: Tensor | float | None, labels: Tensor | None) -> Update:
+        observation = self.observers.take()
+        facts: dict[str, Scalar] = {"total_steps": self.schedule.total_steps}
+        facts["output_units"] = self.observers.wiring.output_units
+        facts["loss"] = _number(loss)
+        facts["classes_seen"] = self._count_classes(labels)
+        refusal = self.observers.refusal
+        if refusal is not None:
+            facts["probe_refused"] = refusal
+        facts |= {f"fault {feature}": cause for feature, cause in self.guard.causes.items()}
+        self._visits += 1
+        snapshot = Snapshot(
+            step=self._step,
+            source="live",
+            layers=self.observers.wiring.in_order(),
+            statistics={key: statistic.cpu() for key, statistic in observation.statistics.items()},
+            gaps=observation.gaps,
+            facts=facts,
+            notes=tuple(observation.notes),
+        )
+        return self.diagnosis.add(snapshot)
+
+    def _count_classes(self, labels: Tensor | None) -> int | None:
+        if (
+            isinstance(labels, Tensor)
+            and labels.numel()
+            and not labels.is_floating_point()
+            and not labels.is_complex()
+        ):
+            self._classes = max(self._classes, int(labels.max()) + 1)
+        return self._classes or None
+
+    def _account(self) -> dict[str, Scalar]:
+        return {
+            "visits": self._visits,
+            "last_step": self._step,
+            "overhead": round(self.budget.share, 5),
+            "start_up_seconds": round(self.budget.start_up_s, 4),
+            "cadence": self.schedule.cadence * self.budget.stride,
+            "probe": self.observers.probe_state,
+        }
+
+    @contextlib.contextmanager
+    def _charged(self, step: int) -> Iterator[None]:
+        begin = self.budget.clock()
+        try:
+            yield
+        finally:
+            self.budget.charge(step, self.budget.clock() - begin)
+
+
+def _number(loss: Any) -> float | None:
+    """A scalar loss as a float; the only read of a device in a visit that is not a statistic."""
+    if isinstance(loss, Tensor):
+        return float(loss.detach()) if loss.numel() == 1 and not loss.is_complex() else None
+    return float(loss) if isinstance(loss, (int, float)) else None
+
+
+def _environment(total_steps: int | None) -> dict[str, Scalar]:
+    return {
+        "nndiag": nndiag.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "total_steps": total_steps,
+    }

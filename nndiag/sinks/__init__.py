@@ -1,0 +1,20 @@
+"""Where updates and reports go."""
+
+from nndiag.sinks.base import Sink
+from nndiag.sinks.console import ConsoleSink
+from nndiag.sinks.html import HtmlSink
+from nndiag.sinks.jsonl import RecordSink, read_run, rediagnose
+from nndiag.sinks.loggers import sinks_for
+from nndiag.sinks.tensorboard import TensorBoardSink, own_writer
+
+__all__ = [
+    "ConsoleSink",
+    "HtmlSink",
+    "RecordSink",
+    "Sink",
+    "TensorBoardSink",
+    "own_writer",
+    "read_run",
+    "rediagnose",
+    "sinks_for",
+]

@@ -1,0 +1,132 @@
+"""Everything nndiag knows of a model at one step, frozen.
+
+A snapshot holds sufficient statistics, never a weight, an activation or a sample. Live runs, recorded runs
+and checkpoints end in this one type.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from nndiag.errors import CheckpointError
+from nndiag.findings import Scalar
+from nndiag.layers import LayerInfo
+from nndiag.statistics import STATISTICS, Statistic
+
+SCHEMA_VERSION = 1
+
+Tap = Literal["input", "output", "grad_output", "weight", "grad"]
+Observer = Literal["probe", "stream", "weights"]
+
+
+class Key(NamedTuple):
+    """Which statistic: of which layer, which of its tensors, seen by which observer.
+
+    ``statistic`` is a name in ``STATISTICS``; a part may follow ("signature/heads").
+    """
+
+    layer: str
+    tap: Tap
+    observer: Observer
+    statistic: str
+
+
+class Gap(NamedTuple):
+    """Something that could not be observed."""
+
+    layer: str | None
+    tap: Tap
+    observer: Observer
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The statistics of one visit.
+
+    ``layers`` are in order of execution. ``gaps`` says what could not be observed, and why. ``facts`` are
+    plain numbers and strings about the run at this step (``loss``, ``total_steps``, ``output_units``).
+    """
+
+    step: int
+    source: Literal["live", "checkpoint"]
+    layers: Mapping[str, LayerInfo]
+    statistics: Mapping[Key, Statistic]
+    gaps: Mapping[Gap, str] = field(default_factory=dict)
+    facts: Mapping[str, Scalar] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def get(self, layer: str, tap: Tap, observer: Observer, statistic: str) -> Statistic | None:
+        """One statistic, or None when it was not taken."""
+        return self.statistics.get(Key(layer, tap, observer, statistic))
+
+    def parts(self, layer: str, tap: Tap, observer: Observer, statistic: str) -> dict[str, Statistic]:
+        """The statistics of one kind by part: those of a layer's symmetry domains, for one."""
+        prefix = f"{statistic}/"
+        return {
+            key.statistic.removeprefix(prefix): value
+            for key, value in self.statistics.items()
+            if key[:3] == (layer, tap, observer) and key.statistic.startswith(prefix)
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Writes one safetensors file: the tensors, and a JSON header as its metadata."""
+        tensors, keys = {}, []
+        for index, (key, statistic) in enumerate(self.statistics.items()):
+            keys.append(list(key))
+            for name, tensor in statistic.to_tensors().items():
+                tensors[f"{index}/{name}"] = tensor.detach().cpu().contiguous()
+        header = {
+            "schema_version": SCHEMA_VERSION,
+            "step": self.step,
+            "source": self.source,
+            "layers": [asdict(info) for info in self.layers.values()],
+            "keys": keys,
+            "gaps": [[*gap, reason] for gap, reason in self.gaps.items()],
+            "facts": dict(self.facts),
+            "notes": list(self.notes),
+        }
+        save_file(tensors, str(path), metadata={"nndiag": json.dumps(header)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Snapshot:
+        """Reads what ``save`` wrote.
+
+        Raises:
+            CheckpointError: the file is not a snapshot, or was written by a newer nndiag.
+        """
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                header = json.loads((file.metadata() or {})["nndiag"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (KeyError, OSError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{path} is not an nndiag snapshot: {error}") from error
+        except Exception as error:  # safetensors raises its own type, which it does not export
+            raise CheckpointError(f"{path} is not a safetensors file: {error}") from error
+        if header["schema_version"] > SCHEMA_VERSION:
+            raise CheckpointError(f"{path} was written by a newer nndiag: upgrade nndiag to read it.")
+        layers = {row["name"]: LayerInfo.from_dict(row) for row in header["layers"]}
+        parts: dict[int, dict[str, object]] = {}
+        for name, tensor in tensors.items():
+            index, part = name.split("/", 1)
+            parts.setdefault(int(index), {})[part] = tensor
+        statistics = {
+            Key(*key): STATISTICS[key[3].partition("/")[0]].from_tensors(parts.get(index, {}))
+            for index, key in enumerate(header["keys"])
+        }
+        gaps = {Gap(*row[:3]): row[3] for row in header["gaps"]}
+        return cls(
+            header["step"],
+            header["source"],
+            layers,
+            statistics,
+            gaps,
+            header["facts"],
+            tuple(header["notes"]),
+        )

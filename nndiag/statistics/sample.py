@@ -1,0 +1,25 @@
+"""A small, even, repeatable sample of a large tensor, without a random number."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+
+def strided_sample(x: Tensor, size: int) -> Tensor:
+    """[<= size] entries at a stride that shares no factor with the tensor's width.
+
+    A stride that divides the number of units would read the same units over and over.
+
+    Args:
+        x: Any tensor; the last axis is the one that must not be aliased.
+        size: Largest number of entries.
+    """
+    flat = x.reshape(-1)
+    if flat.numel() <= size:
+        return flat
+    stride = -(-flat.numel() // size)
+    while math.gcd(stride, x.shape[-1]) > 1:
+        stride += 1
+    return flat[::stride]

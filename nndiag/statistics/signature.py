@@ -1,0 +1,154 @@
+"""RowSignature: which units of a layer are equal, without keeping a single weight."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from nndiag.functional import equal_rows
+from nndiag.statistics.base import Statistic
+
+EXACT = 1e-6
+"""Relative distance of clones at the first backward passes."""
+
+LOOSE = 2e-3
+"""Relative distance of clones later: summation order parts them by about 5e-4."""
+
+JOINT = 1e-5
+"""Relative distance of equal gradients."""
+
+MAX_COSINE_UNITS = 1024
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowSignature(Statistic):
+    """Classes of equal units of one symmetry domain.
+
+    Attributes:
+        norms: [n] Euclidean norms of the units' parameters.
+        exact: [n] classes at ``EXACT`` times the median norm.
+        loose: [n] classes at ``LOOSE`` times the median norm.
+        signed: [n] classes at ``LOOSE``, up to a common sign.
+        joint: [n] classes of equal parameters and gradients; empty without gradients.
+        gradient_norms: [n] norms of the units' gradients; empty without gradients.
+        cosine: [] largest |cosine| between two units, NaN when not asked for.
+        compared: [] units among which the largest cosine was sought.
+        dims: [] numbers that make up a unit.
+    """
+
+    name: ClassVar[str] = "signature"
+    norms: Tensor
+    exact: Tensor
+    loose: Tensor
+    signed: Tensor
+    joint: Tensor
+    gradient_norms: Tensor
+    cosine: Tensor
+    compared: Tensor
+    dims: Tensor
+
+    @classmethod
+    def of(cls, units: Tensor, gradients: Tensor | None = None, *, cosine: bool = False) -> Self:
+        """Reads the unit matrix of one domain.
+
+        Args:
+            units: [n, d] parameters, one row a unit.
+            gradients: [n, d] their gradients; None: there are none.
+            cosine: Whether to look for the most alike pair, O(n^2 d) for at most 1,024 units.
+        """
+        rows = _readable(units)
+        norms = rows.norm(dim=1)
+        scale = norms.median()
+        flipped = rows * _leading_sign(rows)
+        pairs = None if gradients is None else _readable(gradients)
+        joint = gradient_norms = torch.empty(0)
+        if pairs is not None:
+            gradient_norms = pairs.norm(dim=1)
+            both = torch.cat([_unit_peak(rows), pairs / gradient_norms.max().clamp(min=1e-300)], dim=1)
+            joint = _classes(both, JOINT * both.norm(dim=1).median())
+        alike, compared = _most_alike(rows, norms) if cosine else (torch.tensor(torch.nan), 0)
+        return cls(
+            norms=norms.double(),
+            exact=_classes(rows, EXACT * scale),
+            loose=_classes(rows, LOOSE * scale),
+            signed=_classes(flipped, LOOSE * scale),
+            joint=joint.long(),
+            gradient_norms=gradient_norms.double(),
+            cosine=alike.double(),
+            compared=torch.tensor(compared),
+            dims=torch.tensor(rows.shape[1]),
+        )
+
+    def merge(self, other: Self) -> Self:
+        """Parameters are not a sample: the newer reading stands."""
+        return other
+
+    @property
+    def units(self) -> int:
+        """N."""
+        return len(self.norms)
+
+    @property
+    def has_gradients(self) -> bool:
+        """Whether gradients were there."""
+        return len(self.gradient_norms) > 0
+
+
+def _readable(rows: Tensor) -> Tensor:
+    """Float rows without NaN: a diverged layer must not hide its duplicates behind NaN != NaN."""
+    rows = rows.detach()
+    rows = rows if rows.dtype == torch.float64 else rows.float()
+    return rows.nan_to_num(nan=0.0, posinf=1e30, neginf=-1e30)
+
+
+def _unit_peak(rows: Tensor) -> Tensor:
+    return rows / rows.abs().max().clamp(min=1e-30)
+
+
+def _leading_sign(rows: Tensor) -> Tensor:
+    """[n, 1] sign of each row's largest entry; +1 for a row of zeros."""
+    largest = rows.gather(1, rows.abs().argmax(dim=1, keepdim=True))
+    return torch.where(largest < 0, -1.0, 1.0).to(rows.dtype)
+
+
+def _classes(rows: Tensor, tolerance: Tensor) -> Tensor:
+    """[n] class labels of equal rows; only rows with a near neighbor leave the device.
+
+    Equal rows have equal projections. Rows are projected on one fixed direction where they live; where no two
+    sorted projections are within the tolerance, all rows are distinct and nothing else is computed.
+    """
+    generator = torch.Generator().manual_seed(0)
+    direction = torch.randn(rows.shape[1], generator=generator, dtype=rows.dtype)
+    direction = (direction / direction.norm()).to(rows.device)
+    projections = (rows @ direction).double().cpu()
+    limit = max(float(tolerance), 0.0)
+    # Rounding of the projection itself must not part equal rows.
+    slack = limit + 1e-5 * float(projections.abs().max())
+    order = projections.argsort()
+    near = projections[order].diff() <= slack
+    suspects = torch.zeros(len(rows), dtype=torch.bool)
+    suspects[order[:-1][near]] = True
+    suspects[order[1:][near]] = True
+    labels = torch.arange(len(rows))
+    where = suspects.nonzero().flatten()
+    if len(where):
+        part = rows[where.to(rows.device)].double().cpu().numpy()
+        found = torch.from_numpy(equal_rows(part, limit))
+        labels[where] = len(rows) + found
+    inverse: Tensor = torch.unique(labels, return_inverse=True)[1]
+    return inverse
+
+
+def _most_alike(rows: Tensor, norms: Tensor) -> tuple[Tensor, int]:
+    """The largest |cosine| between two units of a fixed, even subset; rows of zeros have no direction."""
+    directed = rows[norms > 0]
+    stride = -(-len(directed) // MAX_COSINE_UNITS) if len(directed) else 1
+    chosen = directed[::stride]
+    if len(chosen) < 2:
+        return torch.tensor(torch.nan), len(chosen)
+    unit = chosen / chosen.norm(dim=1, keepdim=True)
+    cosines = (unit @ unit.T).abs().fill_diagonal_(0)
+    return cosines.max().cpu(), len(chosen)

@@ -1,0 +1,90 @@
+"""Tails: how often each unit is in the flat part of its activation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from nndiag.statistics.base import Statistic
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tails(Statistic):
+    """Counts of entries in the lower and upper tail.
+
+    Attributes:
+        n: [C] finite entries.
+        low: [C] entries at or below the lower edge.
+        high: [C] entries at or above the upper edge.
+        on: [C] samples with at least one entry outside the lower tail.
+        samples: [] samples.
+    """
+
+    name: ClassVar[str] = "tails"
+    n: Tensor
+    low: Tensor
+    high: Tensor
+    on: Tensor
+    samples: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, low: float | None, high: float | None) -> Self:
+        """Two comparisons an entry.
+
+        Args:
+            x: [N, S, C] inputs of the activation.
+            low: Lower edge; None: no lower tail.
+            high: Upper edge; None: no upper tail.
+        """
+        count, positions, units = x.shape
+        none = torch.zeros(units, dtype=torch.int64, device=x.device)
+        known = ~x.isnan()
+        n = known.sum((0, 1))
+        below = known & (x <= low) if low is not None else None
+        on = (known & ~below) if below is not None else known
+        return cls(
+            n=n,
+            low=none if below is None else below.sum((0, 1)),
+            high=none if high is None else (x >= high).sum((0, 1)),
+            on=(on.any(1) if positions > 1 else on.squeeze(1)).sum(0),
+            samples=torch.tensor(count, dtype=torch.int64, device=x.device),
+        )
+
+    def merge(self, other: Self) -> Self:
+        """Counts add."""
+        self._check(other)
+        mine, theirs = self.to_tensors(), other.to_tensors()
+        return type(self)(**{name: mine[name] + theirs[name] for name in mine})
+
+    @property
+    def k(self) -> int:
+        """Samples."""
+        return int(self.samples)
+
+    @property
+    def entries(self) -> int:
+        """Finite entries of all units."""
+        return max(1, int(self.n.sum()))
+
+    @property
+    def fraction_low(self) -> float:
+        """Share of entries in the lower tail."""
+        return int(self.low.sum()) / self.entries
+
+    @property
+    def fraction_high(self) -> float:
+        """Share of entries in the upper tail."""
+        return int(self.high.sum()) / self.entries
+
+    @property
+    def always_low(self) -> Tensor:
+        """[C] units in the lower tail for every entry seen."""
+        return (self.low == self.n) & (self.n > 0)
+
+    @property
+    def on_rates(self) -> tuple[float, ...]:
+        """[C] share of samples in which each unit is on somewhere."""
+        return tuple((self.on.double() / max(1, self.k)).tolist())

@@ -1,0 +1,1 @@
+"""Exactness: training with nndiag gives the same numbers, bit for bit, as training without it."""

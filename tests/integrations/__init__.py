@@ -1,0 +1,1 @@
+"""The adapters to training frameworks, run against the real frameworks."""

@@ -1,0 +1,76 @@
+"""The schedule is a pure function of the step; the budget only thins it."""
+
+from __future__ import annotations
+
+import pytest
+
+from nndiag.observe.schedule import START_UP, Budget, Schedule
+
+
+def visits(schedule: Schedule, until: int, stride: int = 1) -> list[int]:
+    return [step for step in range(until) if schedule.is_visit(step, stride)]
+
+
+def test_start_up_visits_are_those_of_the_design():
+    start = [0, 1, 2, 3, 5, 8, 12, 16, 20, 21, 30, 31, 40, 41, 50, 51, 60, 61]
+    assert visits(Schedule(1000), 100) == start == sorted(START_UP)
+
+
+def test_regular_visits_come_in_bursts_of_two():
+    assert visits(Schedule(50), 260)[18:] == [100, 101, 150, 151, 200, 201, 250, 251]
+
+
+def test_a_short_run_is_looked_at_twenty_times():
+    schedule = Schedule(50, total_steps=400)
+    assert schedule.cadence == 20
+    assert schedule.is_visit(399), "the last step"
+    assert not schedule.is_visit(398)
+
+
+def test_every_step():
+    assert visits(Schedule(1), 100) == [*sorted(START_UP), *range(62, 100)]
+
+
+@pytest.mark.parametrize("stride", [2, 4])
+def test_thinning_keeps_start_up_and_last_step(stride):
+    kept = visits(Schedule(50, 1000), 1000, stride)
+    assert kept[:18] == sorted(START_UP)
+    assert kept[-1] == 999
+    regular = [step for step in kept[18:-1] if step % (50 * stride) not in (0, 1)]
+    assert regular == []
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_budget_doubles_the_stride_only_when_regular_visits_cost_too_much():
+    clock = Clock()
+    budget = Budget(0.03, clock)
+    clock.now = 10.0
+    budget.charge(0, 9.0)
+    assert budget.stride == 1, "start-up is reported apart"
+    assert budget.start_up_s == 9.0
+    clock.now = 109.0
+    budget.charge(100, 2.0)
+    assert budget.stride == 1
+    assert budget.share == pytest.approx(0.02)
+    budget.charge(101, 2.0)
+    assert budget.stride == 2
+
+
+def test_no_limit_never_thins():
+    clock = Clock()
+    budget = Budget(None, clock)
+    clock.now = 1.0
+    budget.charge(100, 1.0)
+    assert budget.stride == 1
+    assert budget.share == 1.0
+
+
+def test_share_before_any_time_has_passed():
+    assert Budget(0.03, Clock()).share == 0.0
