@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import time
 import warnings
 from collections.abc import Iterator
@@ -38,9 +37,7 @@ class Plant(NamedTuple):
 
 
 PLANTED = (
-    Plant(
-        "net.stem", "ND201", "weights five times too large: its tanh units start, and stay, in their tails"
-    ),
+    Plant("net.stem", "ND201", "weights ten times too large: its tanh units start, and stay, in their tails"),
     Plant("net.middle", "ND202", "bias -9 on 56 of 64 units: their ReLU is never on"),
     Plant("net.neck", "ND301", "units 16-31 are copies of units 0-15, outgoing weights too"),
 )
@@ -78,7 +75,7 @@ class Digits(nn.Module):
 @torch.no_grad()
 def plant(net: Digits) -> None:
     """Plants the faults of ``PLANTED``."""
-    net.stem.weight.mul_(5 * math.sqrt(3))
+    net.stem.weight.mul_(10)
     net.middle.bias[8:] = -9.0
     for parameter in (net.neck.weight, net.neck.bias):
         parameter[16:] = parameter[:16]

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 
 from nndiag.layers.domains import Domain, Part
@@ -41,6 +42,8 @@ def discover(module: nn.Module) -> dict[str, LayerInfo]:
     owners: dict[int, str] = {}
     prefix = "module." if type(module).__name__ in ("DistributedDataParallel", "DataParallel") else ""
     for raw, child in module.named_modules(remove_duplicate=False):
+        if isinstance(child, torch.jit.ScriptModule):
+            continue  # lives in C++: neither its parameters nor its calls can be seen
         name = strip_wrappers(raw.removeprefix(prefix))
         info = _describe(child, name, len(layers))
         if info is None:

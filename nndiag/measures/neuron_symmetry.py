@@ -126,7 +126,7 @@ def _read_alike(
         *(float(law.std), int(law.entries), distances, int(law.sampled), info.fan_in, info.fan_out)
     )
     for signature in signatures:
-        compared, dims, cosine = int(signature.compared), int(signature.dims), float(signature.cosine)
+        compared, dims, cosine = int(signature.compared), int(signature.directed), float(signature.cosine)
         if compared < 2 or cosine != cosine:
             continue
         level = ALPHA / layers
@@ -265,7 +265,7 @@ _RULES = (
         advise=_advise_locked,
         threshold=0.0,
         persistence="at once",
-        explains=("ND303", "ND304"),
+        explains=("ND302", "ND303", "ND304"),
     ),
     Rule(
         id="ND302",

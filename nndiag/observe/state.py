@@ -111,10 +111,10 @@ class State:
                     continue
                 pins.append(Pin("item", held, key, old.get(key, _ABSENT), f"{path}.{key}"))
             if list(held) != list(old):
-                dict.clear(held)
+                held.clear()
             for key, value in old.items():
                 if key not in held or held[key] is not value:
-                    dict.__setitem__(held, key, value)
+                    held[key] = value
 
     def _restore_boxes(self, pins: list[Pin]) -> None:
         for box, old, path in self._boxes:
@@ -225,9 +225,9 @@ def install(pins: list[Pin]) -> None:
     for pin in pins:
         value = _copied(pin.value)
         if pin.kind == "item" and value is _ABSENT:
-            dict.pop(pin.owner, pin.key, None)
+            pin.owner.pop(pin.key, None)
         elif pin.kind == "item":
-            dict.__setitem__(pin.owner, pin.key, value)
+            pin.owner[pin.key] = value
         elif pin.kind == "box":
             _fill(pin.owner, value)
         elif pin.kind == "cell":

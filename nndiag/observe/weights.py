@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 
+import torch
 from torch import Tensor, nn
 
 from nndiag.layers import Domain, LayerInfo, strip_wrappers, unit_rows
@@ -66,8 +67,19 @@ def _sign(
         seen.gaps[Gap(info.name, "weight", "weights")] = f"its units cannot be lined up: {error}"[:120]
         return
     if units is not None:
-        signature = RowSignature.of(units.detach(), None if slopes is None else slopes.detach(), cosine=first)
+        signature = RowSignature.of(
+            units.detach(),
+            None if slopes is None else slopes.detach(),
+            directions=_directions(info, domain, parameter) if first else None,
+        )
         seen.statistics[Key(info.name, "weight", "weights", f"signature/{domain.name}")] = signature
+
+
+def _directions(info: LayerInfo, domain: Domain, parameter: Lookup) -> Tensor | None:
+    """Incoming weights without the bias: a constant bias would make all units point one way."""
+    weights = Domain(domain.name, tuple(part for part in domain.parts if "bias" not in part.parameter))
+    rows = unit_rows(weights, lambda name: parameter(_full(info.name, name))) if weights.parts else None
+    return None if rows is None else rows.detach()
 
 
 def _full(layer: str, parameter: str) -> str:
@@ -87,6 +99,8 @@ class WeightsObserver:
         self._places: dict[str, tuple[dict[str, nn.Parameter | None], str]] = {}
         prefix = "module." if type(root).__name__ in ("DistributedDataParallel", "DataParallel") else ""
         for name, module in root.named_modules(remove_duplicate=False):
+            if isinstance(module, torch.jit.ScriptModule):
+                continue
             stripped = strip_wrappers(name.removeprefix(prefix))
             for key in module._parameters:
                 self._places.setdefault(_full(stripped, key), (module._parameters, key))

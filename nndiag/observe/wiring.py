@@ -49,16 +49,19 @@ class Wiring:
         self._edges: dict[str, TailEdges | None] = {}
         self._kinds: dict[tuple[str, ...], TailEdges | None] = {}
         self._ignored: set[str] = set()
+        self._awaited: dict[tuple[str, ...], Callable[[Tensor], Tensor] | None] = {}
+        self._may_run = False
 
     def enter(self, call: Call, *, may_run: bool = False) -> LayerInfo | None:
         """The layer of a call about to run; None for a call that is no layer of its own.
 
         Args:
             call: The call.
-            may_run: Whether an unknown module without parameters may be run on made-up numbers, to see
-                whether it is an elementwise function (only inside the probe's sandbox).
+            may_run: Whether activations may be run and differentiated now (inside the probe's sandbox), also
+                an unknown module without parameters, to see whether it is an elementwise function.
         """
-        info = self._resolve(call, may_run)
+        self._may_run = may_run
+        info = self._resolve(call)
         if info is None:
             return None
         source = call.args[0] if call.args else next(iter(call.kwargs.values()), None)
@@ -84,6 +87,9 @@ class Wiring:
     def finish_pass(self) -> None:
         """After a whole forward pass: whatever runs after the last layer with weights is output."""
         self._producers.clear()
+        awaited, self._awaited = self._awaited, {}
+        for key, function in awaited.items():
+            self._find_tails(key, function)
         seen = [info for name, info in self.layers.items() if name in self._seen]
         depths = [info.depth for info in seen if info.role in ("weight", "recurrent", "attention")]
         last = max(depths, default=-1)
@@ -106,12 +112,12 @@ class Wiring:
         ranked = sorted(self.layers.values(), key=lambda info: (info.name not in self._seen, info.depth))
         return {info.name: replace(info, depth=depth) for depth, info in enumerate(ranked)}
 
-    def _resolve(self, call: Call, may_run: bool) -> LayerInfo | None:
+    def _resolve(self, call: Call) -> LayerInfo | None:
         name = self._aliases.get(call.owner, call.owner)
         known = self.layers.get(name)
         if call.module is not None:
             if known is None:
-                return self._custom(call, name) if may_run and name not in self._ignored else None
+                return self._custom(call, name) if self._may_run and name not in self._ignored else None
             return self._with_edges(known, known.kind, call) if known.role == "activation" else known
         if known is not None and known.role == "activation":
             return None  # the inside of an activation module is the activation
@@ -136,16 +142,22 @@ class Wiring:
         """Fills in the tails of an activation, found once for each kind and its constants."""
         if info.name in self._edges:
             return info
-        function = _as_function(call)
         key = (kind.lower(), *_constants(call))
         if key not in self._kinds:
-            self._kinds[key] = None if function is None else tail_edges(kind.lower(), function)
+            if not self._may_run:
+                # Differentiating inside the user's forward pass would upset activation checkpointing.
+                self._awaited[key] = _as_function(call)
+                return replace(info, activation=kind.lower())
+            self._find_tails(key, _as_function(call))
         edges = self._edges[info.name] = self._kinds[key]
         if edges is None:
             return replace(info, activation=kind.lower())
         return replace(
             info, activation=edges.name, edges=(edges.low, edges.high), bounded=edges.squashes, odd=edges.odd
         )
+
+    def _find_tails(self, key: tuple[str, ...], function: Callable[[Tensor], Tensor] | None) -> None:
+        self._kinds[key] = None if function is None else tail_edges(key[0], function)
 
     def _custom(self, call: Call, name: str) -> LayerInfo | None:
         """A user's own activation: a leaf without parameters that acts on each entry by itself."""

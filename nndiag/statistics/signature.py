@@ -37,6 +37,7 @@ class RowSignature(Statistic):
         cosine: [] largest |cosine| between two units, NaN when not asked for.
         compared: [] units among which the largest cosine was sought.
         dims: [] numbers that make up a unit.
+        directed: [] numbers that make up its direction.
     """
 
     name: ClassVar[str] = "signature"
@@ -49,15 +50,17 @@ class RowSignature(Statistic):
     cosine: Tensor
     compared: Tensor
     dims: Tensor
+    directed: Tensor
 
     @classmethod
-    def of(cls, units: Tensor, gradients: Tensor | None = None, *, cosine: bool = False) -> Self:
+    def of(cls, units: Tensor, gradients: Tensor | None = None, *, directions: Tensor | None = None) -> Self:
         """Reads the unit matrix of one domain.
 
         Args:
             units: [n, d] parameters, one row a unit.
             gradients: [n, d] their gradients; None: there are none.
-            cosine: Whether to look for the most alike pair, O(n^2 d) for at most 1,024 units.
+            directions: [n, e] their incoming weights, to look for the most alike pair: O(n^2 e) for at most
+                1,024 units; None: do not look.
         """
         rows = _readable(units)
         norms = rows.norm(dim=1)
@@ -69,7 +72,9 @@ class RowSignature(Statistic):
             gradient_norms = pairs.norm(dim=1)
             both = torch.cat([_unit_peak(rows), pairs / gradient_norms.max().clamp(min=1e-300)], dim=1)
             joint = _classes(both, JOINT * both.norm(dim=1).median())
-        alike, compared = _most_alike(rows, norms) if cosine else (torch.tensor(torch.nan), 0)
+        alike, compared = (
+            (torch.tensor(torch.nan), 0) if directions is None else _most_alike(_readable(directions))
+        )
         return cls(
             norms=norms.double(),
             exact=_classes(rows, EXACT * scale),
@@ -80,6 +85,7 @@ class RowSignature(Statistic):
             cosine=alike.double(),
             compared=torch.tensor(compared),
             dims=torch.tensor(rows.shape[1]),
+            directed=torch.tensor(0 if directions is None else directions.shape[1]),
         )
 
     def merge(self, other: Self) -> Self:
@@ -142,9 +148,9 @@ def _classes(rows: Tensor, tolerance: Tensor) -> Tensor:
     return inverse
 
 
-def _most_alike(rows: Tensor, norms: Tensor) -> tuple[Tensor, int]:
+def _most_alike(rows: Tensor) -> tuple[Tensor, int]:
     """The largest |cosine| between two units of a fixed, even subset; rows of zeros have no direction."""
-    directed = rows[norms > 0]
+    directed = rows[rows.norm(dim=1) > 0]
     stride = -(-len(directed) // MAX_COSINE_UNITS) if len(directed) else 1
     chosen = directed[::stride]
     if len(chosen) < 2:
