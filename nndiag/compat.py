@@ -5,6 +5,7 @@ Each function has a safe answer for the day a name is gone; ``tests/test_compat.
 
 from __future__ import annotations
 
+import importlib
 import math
 import sys
 from typing import Any
@@ -84,3 +85,12 @@ def total_steps(trainer: Any) -> int | None:
 def event_writer(writer: Any) -> Any:
     """The writer of raw events behind a ``SummaryWriter``; Lightning uses the same name."""
     return writer._get_file_writer()
+
+
+def write_summary(writer: Any, summary: Any, step: int) -> None:
+    """Writes one event through a ``SummaryWriter``; tensorboardX has message classes of its own."""
+    events = event_writer(writer)
+    if type(events).__module__.partition(".")[0] == "tensorboardX":
+        messages = importlib.import_module("tensorboardX.proto.summary_pb2")
+        summary = messages.Summary.FromString(summary.SerializeToString())
+    events.add_summary(summary, step)

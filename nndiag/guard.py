@@ -94,6 +94,8 @@ def guarded(
     def decorate(method: Callable[Concatenate[S, P], None]) -> Callable[Concatenate[S, P], None]:
         @functools.wraps(method)
         def entry(self: S, *args: Any, **kwargs: Any) -> None:
+            if not self.guard.allows(feature):
+                return
             self.guard.call(feature, method, self, *args, **kwargs)
             if not self.guard.allows(feature):
                 self.guard.clean_up(feature, self.release)

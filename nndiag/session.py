@@ -65,7 +65,7 @@ class Session:
         self.diagnosis = Diagnosis(options.selection, _environment(total_steps))
         self.sinks = list(sinks)
         self.latest: Update | None = None
-        self._step = -1
+        self._step = self._last_step = -1
         self._is_visit = False
         self._updated = False
         self._looked = False
@@ -140,6 +140,7 @@ class Session:
         with self._charged(self._step):
             if self._updated:
                 self._look()
+                self._last_step = self._step
             self.release()
             if not (self._is_visit and self._updated):
                 return None
@@ -222,7 +223,7 @@ class Session:
     def _account(self) -> dict[str, Scalar]:
         return {
             "visits": self._visits,
-            "last_step": self._step,
+            "last_step": self._last_step,
             "overhead": round(self.budget.share, 5),
             "start_up_seconds": round(self.budget.start_up_s, 4),
             "cadence": self.schedule.cadence * self.budget.stride,

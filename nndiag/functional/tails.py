@@ -85,7 +85,7 @@ def tail_edges(name: str, function: Callable[[Tensor], Tensor]) -> TailEdges:
 
     The tails are what lies outside the smallest interval [low, high] beyond which |f'(x)| < 0.05 sup |f'|
     everywhere. A side whose slope does not tend to zero (leaky ReLU) has no tail. Grid of 60,001 points on
-    [-30, 30] in double precision, then bisection of the crossing cell.
+    [-30, 30] in double precision, then the crossing cell refined to double precision.
 
     Args:
         name: Canonical name, for messages.
@@ -100,9 +100,9 @@ def tail_edges(name: str, function: Callable[[Tensor], Tensor]) -> TailEdges:
     first, last = (int(steep[0]), int(steep[-1])) if len(steep) else (0, len(x) - 1)
     low = high = None
     if first > 0 and float(far[0]) < 1e-6 * steepest:
-        low = _bisect(function, limit, float(x[first - 1]), float(x[first]))
+        low = _crossing(function, limit, float(x[first - 1]), float(x[first]))
     if last < len(x) - 1 and float(far[1]) < 1e-6 * steepest:
-        high = _bisect(function, limit, float(x[last + 1]), float(x[last]))
+        high = _crossing(function, limit, float(x[last + 1]), float(x[last]))
     minimum, maximum = _range(function, x)
     with torch.no_grad():
         odd = torch.allclose(function(-x), -function(x.clone()), rtol=1e-9, atol=1e-12)
@@ -118,14 +118,14 @@ def _slope(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return gradient.abs().nan_to_num()
 
 
-def _bisect(function: Callable[[Tensor], Tensor], limit: float, flat: float, steep: float) -> float:
-    """The point between a flat and a steep one where the slope crosses ``limit``."""
-    for _ in range(60):
-        middle = (flat + steep) / 2
-        if float(_slope(function, torch.tensor([middle], dtype=torch.float64))[0]) >= limit:
-            steep = middle
-        else:
-            flat = middle
+def _crossing(function: Callable[[Tensor], Tensor], limit: float, flat: float, steep: float) -> float:
+    """The point between a flat and a steep one where the slope first reaches ``limit``."""
+    for _ in range(5):
+        x = torch.linspace(flat, steep, 1001, dtype=torch.float64)
+        reached = _slope(function, x) >= limit
+        reached[-1] = True
+        first = int(reached.double().argmax())
+        flat, steep = float(x[max(first - 1, 0)]), float(x[first])
     return 0.0 if abs(steep) < 1e-12 else steep
 
 

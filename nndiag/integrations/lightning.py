@@ -116,7 +116,10 @@ class DiagnosticsMonitor(_Callback):
         return self.__dict__ | {"_session": None, "_wrapped": None}
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        """Checks the layer patterns, before anything has run."""
+        """Checks the layer patterns, before anything has run; faults of an earlier fit are forgiven."""
+        if self._session is not None:  # the fit before this one never ended
+            self.guard.clean_up("the monitor", self._close)
+        self._session, self.guard = None, Guard(self.options.strict)
         if self.options.selection.layers is None or not is_enabled():
             return
         try:
@@ -129,8 +132,6 @@ class DiagnosticsMonitor(_Callback):
     @guarded("the monitor")
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Starts a session."""
-        self.release()
-        self._session, self.guard = None, Guard(self.options.strict)
         if not is_enabled() or not trainer.is_global_zero:
             return
         every_n = self.options.every_n or trainer.log_every_n_steps or DEFAULT_CADENCE
@@ -187,15 +188,13 @@ class DiagnosticsMonitor(_Callback):
         """Ends the session."""
         self._close()
 
-    @guarded("the monitor")
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Ends the session after an error of the user's, or Ctrl-C."""
-        self._close()
+        """Ends the session after an error of the user's, or Ctrl-C; hides no error behind one of its own."""
+        self.guard.clean_up("the monitor", self._close)
 
-    @guarded("the monitor")
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Leaves nothing behind."""
-        self.release()
+        self.guard.clean_up("the monitor", self.release)
 
     def release(self) -> None:
         """Takes every hook out of the model."""

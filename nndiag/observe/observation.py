@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from nndiag.errors import IncompatibleStatisticsError
 from nndiag.snapshot import Gap, Key
 from nndiag.statistics import Statistic
 
@@ -15,6 +16,14 @@ class Observation:
     statistics: dict[Key, Statistic] = field(default_factory=dict)
     gaps: dict[Gap, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    def add(self, key: Key, statistic: Statistic) -> None:
+        """Merges a statistic with what is there already."""
+        known = self.statistics.get(key)
+        try:
+            self.statistics[key] = statistic if known is None else known.merge(statistic)
+        except IncompatibleStatisticsError:
+            self.gaps[Gap(key.layer, key.tap, key.observer)] = "called with different numbers of units"
 
     def absorb(self, other: Observation) -> None:
         """Takes over what another observer saw."""

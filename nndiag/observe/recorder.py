@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from nndiag import compat
 from nndiag.layers import strip_wrappers
+from nndiag.observe.hook import Hook
 from nndiag.observe.tape import Context, Leaf, Operation, StridedView, Tape
 from nndiag.observe.values import Refusal, Refused, Slot, leaves, map_leaves, slots
 
@@ -186,9 +187,12 @@ class Recorder:
             if module.__dict__.get("_compiled_call_impl") is not None:
                 self._undo.append(self._wrap_compiled(module))
                 continue
-            before = module.register_forward_pre_hook(self._before, with_kwargs=True, prepend=True)
-            after = module.register_forward_hook(self._after, with_kwargs=True, always_call=True)
-            self._undo += [before.remove, after.remove]
+            before, after = Hook(self._before), Hook(self._after)
+            handles = (
+                module.register_forward_pre_hook(before, with_kwargs=True, prepend=True),
+                module.register_forward_hook(after, with_kwargs=True, always_call=True),
+            )
+            self._undo += [handle.remove for handle in handles]
 
     def _wrap_compiled(self, module: nn.Module) -> Callable[[], None]:
         """``module.compile()`` traces hooks: the call is recorded around the compiled region instead."""
@@ -217,10 +221,14 @@ class Recorder:
             self.close()
 
     def open(self, glue: bool = False) -> None:
-        """Switches recording on; it pauses while an optimizer steps."""
+        """Switches recording on; glue pauses while an optimizer steps."""
         if self._is_on:
             return
+        if glue:
+            self._record_glue()
+        self._is_on = True
 
+    def _record_glue(self) -> None:
         def pause(*_: Any) -> None:
             self._is_on = False
 
@@ -229,9 +237,7 @@ class Recorder:
 
         self._window.callback(register_optimizer_step_pre_hook(pause).remove)
         self._window.callback(register_optimizer_step_post_hook(resume).remove)
-        if glue:
-            self._window.enter_context(_Glue(self))
-        self._is_on = True
+        self._window.enter_context(_Glue(self))
 
     def close(self) -> None:
         """Switches recording off."""

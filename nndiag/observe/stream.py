@@ -29,6 +29,8 @@ class _Window:
         self._steps: deque[Tails] = deque()
 
     def add(self, tails: Tails) -> None:
+        if self._steps and self._steps[-1].n.shape != tails.n.shape:
+            self._steps.clear()  # other units than before
         if self._steps and self._steps[-1].k < WINDOW_SAMPLES // 8:
             tails = self._steps.pop().merge(tails)
         self._steps.append(tails)
@@ -97,8 +99,7 @@ class Stream:
             if isinstance(statistic, Tails):
                 self._windows.setdefault(key, _Window()).add(statistic)
             else:
-                known = self._seen.statistics.get(key)
-                self._seen.statistics[key] = statistic if known is None else known.merge(statistic)
+                self._seen.add(key, statistic)
         self._seen.gaps |= reader.seen.gaps
 
     def take(self) -> Observation:

@@ -125,9 +125,7 @@ class TapReader:
         return view
 
     def _file(self, layer: str, tap: Tap, name: str, statistic: Statistic) -> None:
-        key = Key(layer, tap, self._observer, name)
-        known = self.seen.statistics.get(key)
-        self.seen.statistics[key] = statistic if known is None else known.merge(statistic)
+        self.seen.add(Key(layer, tap, self._observer, name), statistic)
 
     def gap(self, layer: str, tap: Tap, reason: str) -> None:
         """Files why something could not be read."""

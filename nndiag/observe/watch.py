@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from nndiag import compat
 from nndiag.functional import ELEMENTWISE
 from nndiag.layers import strip_wrappers
+from nndiag.observe.hook import Hook
 
 FUNCTIONS = ELEMENTWISE | frozenset(
     [
@@ -122,12 +123,9 @@ class Watch:
     def __enter__(self) -> Self:
         """Registers the hooks."""
         for name, module in self._hookable():
-            self._handles.append(
-                module.register_forward_pre_hook(self._pre(name), prepend=True, with_kwargs=True)
-            )
-            self._handles.append(
-                module.register_forward_hook(self._post(name), with_kwargs=True, always_call=True)
-            )
+            before, after = Hook(self._pre(name)), Hook(self._post(name))
+            self._handles.append(module.register_forward_pre_hook(before, prepend=True, with_kwargs=True))
+            self._handles.append(module.register_forward_hook(after, with_kwargs=True, always_call=True))
         if self._lexical and self._functions:
             self._enter_mode()
         return self

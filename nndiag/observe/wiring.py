@@ -42,6 +42,8 @@ class Wiring:
     def __init__(self, layers: Mapping[str, LayerInfo]) -> None:
         self.layers = dict(layers)
         self._aliases = {alias: info.name for info in layers.values() for alias in info.aliases}
+        self._modules = frozenset(layers)
+        self._names: dict[tuple[str, str | None], str] = {}
         self._order = itertools.count()
         self._seen: set[str] = set()
         self._producers: dict[int, tuple[weakref.ref[Tensor], int, str]] = {}
@@ -64,12 +66,26 @@ class Wiring:
         info = self._resolve(call)
         if info is None:
             return None
-        source = call.args[0] if call.args else next(iter(call.kwargs.values()), None)
+        argument = call.args[0] if call.args else next(iter(call.kwargs.values()), None)
+        source, made = self._source(argument)
+        if info.role == "activation" or info.name not in self._modules:
+            info = self._occurrence(info, source)
+        if info.role == "activation":
+            info = self._with_edges(info, call)
         if info.name not in self._seen:
             self._seen.add(info.name)
-            info = self._connect(replace(info, depth=next(self._order)), source)
+            info = self._connect(replace(info, depth=next(self._order)), source, made)
         self.layers[info.name] = info
         return info
+
+    def _occurrence(self, info: LayerInfo, source: LayerInfo | None) -> LayerInfo:
+        """One activation module, or one line of code, behind two layers is two layers; in a loop it is one."""
+        place = (info.name, source.name if source is not None else None)
+        if place not in self._names:
+            count = sum(name == info.name for name, _ in self._names)
+            self._names[place] = f"{info.name}#{count}" if count else info.name
+        name = self._names[place]
+        return self.layers.get(name) or replace(info, name=name)
 
     def leave(self, info: LayerInfo, output: Any) -> None:
         """Remembers who made a tensor, for as long as the tensor lives."""
@@ -118,7 +134,7 @@ class Wiring:
         if call.module is not None:
             if known is None:
                 return self._custom(call, name) if self._may_run and name not in self._ignored else None
-            return self._with_edges(known, known.kind, call) if known.role == "activation" else known
+            return known
         if known is not None and known.role == "activation":
             return None  # the inside of an activation module is the activation
         if (
@@ -127,31 +143,31 @@ class Wiring:
             and call.function == "multi_head_attention_forward"
         ):
             return known
-        return self.layers.get(call.key) or self._functional(call)
+        return self._functional(call)
 
     def _functional(self, call: Call) -> LayerInfo | None:
         function = call.function or ""
-        if function in ELEMENTWISE:
-            return self._with_edges(LayerInfo(call.key, function, "activation", 0), function, call)
-        role = _FUNCTIONAL_ROLES.get(function)
-        return (
-            None if role is None else LayerInfo(call.key, function, role, 0, _CHANNEL_AXES.get(function, -1))
-        )
+        role = "activation" if function in ELEMENTWISE else _FUNCTIONAL_ROLES.get(function)
+        if role is None:
+            return None
+        name = f"{call.owner}:{function}"
+        return LayerInfo(name, function, role, 0, _CHANNEL_AXES.get(function, -1))
 
-    def _with_edges(self, info: LayerInfo, kind: str, call: Call) -> LayerInfo:
+    def _with_edges(self, info: LayerInfo, call: Call) -> LayerInfo:
         """Fills in the tails of an activation, found once for each kind and its constants."""
         if info.name in self._edges:
             return info
-        key = (kind.lower(), *_constants(call))
+        kind = info.kind.lower()
+        key = (kind, *_constants(call))
         if key not in self._kinds:
             if not self._may_run:
                 # Differentiating inside the user's forward pass would upset activation checkpointing.
                 self._awaited[key] = _as_function(call)
-                return replace(info, activation=kind.lower())
+                return replace(info, activation=kind)
             self._find_tails(key, _as_function(call))
         edges = self._edges[info.name] = self._kinds[key]
         if edges is None:
-            return replace(info, activation=kind.lower())
+            return replace(info, activation=kind)
         return replace(
             info, activation=edges.name, edges=(edges.low, edges.high), bounded=edges.squashes, odd=edges.odd
         )
@@ -169,18 +185,23 @@ class Wiring:
         if not leaf or not takes_floats or not _is_elementwise(module):
             self._ignored.add(name)
             return None
-        kind = type(module).__name__
-        return self._with_edges(LayerInfo(name, kind, "activation", 0), f"{kind} at {name}", call)
+        return LayerInfo(name, type(module).__name__, "activation", 0)
 
-    def _connect(self, info: LayerInfo, argument: Any) -> LayerInfo:
-        """Finds who made the layer's input: by identity, else the newest layer with an output of its shape."""
+    def _source(self, argument: Any) -> tuple[LayerInfo | None, bool]:
+        """Who made an input, and whether that is certain.
+
+        By the identity of the tensor, else the newest layer with an output of its shape.
+        """
         tensor = first_tensor(argument)
         if tensor is None:
-            return info
+            return None, False
         entry = self._producers.get(id(tensor))
         made = entry is not None and entry[0]() is tensor and entry[1] == _version(tensor)
         name = entry[2] if made and entry is not None else self._by_shape.get(tuple(tensor.shape))
-        source = self.layers.get(name) if name is not None else None
+        return (self.layers.get(name) if name is not None else None), made
+
+    def _connect(self, info: LayerInfo, source: LayerInfo | None, made: bool) -> LayerInfo:
+        """Tells a layer about its source, and the source about the norm or activation behind it."""
         if source is None:
             return info
         if info.role == "norm" and made:
@@ -227,8 +248,8 @@ def _as_function(call: Call) -> Callable[[Tensor], Tensor] | None:
 def _constants(call: Call) -> tuple[str, ...]:
     """An activation's plain numbers: with its kind, they make the function."""
     if call.module is not None:
-        own = vars(call.module)
-        return tuple(
+        own, is_torchs = vars(call.module), type(call.module).__module__.startswith("torch.nn.")
+        return (() if is_torchs else (call.owner,)) + tuple(
             f"{k}={v}" for k, v in sorted(own.items()) if isinstance(v, (int, float, str)) and k != "training"
         )
     return tuple(map(str, call.args[1:])) + tuple(

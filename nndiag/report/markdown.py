@@ -1,76 +1,112 @@
-"""The report as markdown."""
+"""The report as markdown, for GitHub, notebooks and TensorBoard's Text tab."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 
-from nndiag.findings import Finding, Severity
+from nndiag.findings import Finding
+from nndiag.report.inert import plain_name, plain_text, spans
 from nndiag.report.report import Report
-from nndiag.report.wording import MARKS, evidence_value, headline, layer_names, plain_text, since, summary
+from nndiag.report.wording import (
+    MARKS,
+    advice,
+    coverage_counts,
+    evidence,
+    headline,
+    places,
+    since,
+    summary,
+    unseen,
+)
+
+_SPECIAL = re.compile(r"[\\`*\[\]<|~&@$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|(?<=:)//|(?i:(?<=www)\.)")
+"""What could open code, emphasis, links, tables, entities or mathematics, or be taken for an address."""
+
+_CODE_NAME = re.compile(r"[A-Za-z0-9_.:/#-]{1,120}")
 
 
 def render_markdown(report: Report) -> str:
-    """Headings, one section a finding, tables of evidence; names of layers as inert code."""
-    lines = [f"# nndiag: {headline(report.status, report.findings)}", ""]
-    lines += [_escape(summary(dict(report.run), len(report.layers))), ""]
+    """A heading and a table of evidence for each finding; then what is resolved, and what was not seen."""
+    lines = [f"# nndiag: {headline(report)}", "", _escape(summary(report)), ""]
     for finding in report.findings:
         if finding.is_active:
             lines += _finding(finding)
-    resolved = [finding for finding in report.findings if not finding.is_active]
-    if resolved:
-        lines += ["## Resolved", ""]
-        lines += [f"- {f.rule} {f.name}, {_code(layer_names(f))}: {since(f)}" for f in resolved]
-        lines.append("")
-    lines += list(_coverage(report))
+    lines += _resolved(report)
+    lines += _coverage(report)
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _finding(finding: Finding) -> Iterator[str]:
-    mark = MARKS[finding.severity]
-    yield f"## {mark} {finding.severity}: {finding.rule} {finding.name}"
-    yield ""
-    yield f"**Where:** {_code(layer_names(finding))}, {since(finding)}"
-    yield ""
-    yield _escape(plain_text(finding.message))
-    yield ""
-    yield f"**What to do:** {_escape(plain_text(finding.recommendation))}"
-    yield ""
-    if finding.evidence and finding.severity is not Severity.INFO:
-        yield "| evidence | value |"
-        yield "|---|---|"
-        for key, value in finding.evidence.items():
-            yield f"| {_escape(plain_text(key, 60))} | {_escape(evidence_value(value))} |"
-        yield ""
+    change, check = advice(finding)
+    name, rule = (_escape(plain_text(text, 60)) for text in (finding.name, finding.rule))
+    yield from (f"## {MARKS[finding.severity]} {finding.severity}: {name} ({rule})", "")
+    yield from (f"**Where:** {_where(finding)}", "")
+    yield from (f"**When:** {since(finding)}", "")
+    yield from (f"**What:** {_prose(finding.message)}", "")
+    yield from (f"**What to do:** {_prose(change)}", "")
+    if check:
+        yield from (f"**How to see that it worked:** {_prose(check)}", "")
+    yield from _table("evidence", evidence(finding))
     for symptom in finding.related:
-        yield f"- follows from it: {symptom.rule} {symptom.name} at {_code(layer_names(symptom))}"
+        yield f"- follows from it: {_line(symptom)}"
     if finding.related:
         yield ""
 
 
+def _table(title: str, rows: list[tuple[str, str]]) -> Iterator[str]:
+    if not rows:
+        return
+    yield from (f"| {title} | value |", "|---|---|")
+    for key, value in rows:
+        yield f"| {_escape(key)} | {_escape(value)} |"
+    yield ""
+
+
+def _resolved(report: Report) -> Iterator[str]:
+    resolved = [finding for finding in report.findings if not finding.is_active]
+    if resolved:
+        yield from ("## Resolved", "")
+        yield from (f"- {_line(finding)}" for finding in resolved)
+        yield ""
+
+
 def _coverage(report: Report) -> Iterator[str]:
-    counts = report.coverage.counts()
-    yield "## Coverage"
-    yield ""
-    yield (
-        f"{counts['measured']} measured, {counts['not observed']} not observed,"
-        f" {counts['not applicable']} not applicable (layers times measures)."
-    )
-    yield ""
-    unseen = [entry for entry in report.coverage if entry.status == "not observed"]
-    for entry in unseen[:20]:
-        where = _code(plain_text(entry.layer or "the run", 200))
-        yield f"- {where}, {entry.measure}: {_escape(plain_text(entry.reason))}"
-    if len(unseen) > 20:
-        yield f"- and {len(unseen) - 20} more"
+    yield from ("## Coverage", "")
+    yield from ("| measure | measured | not observed | not applicable |", "|---|---|---|---|")
+    for measure, counts in coverage_counts(report.coverage).items():
+        yield f"| {_name(measure)} | {' | '.join(str(count) for count in counts.values())} |"
+    yield from ("", "Not observed never means dead: nothing is concluded about these layers.", "")
+    groups = unseen(report.coverage)
+    for group in groups[:20]:
+        names = ", ".join(_name(layer) for layer in group.layers[:5])
+        more = f" and {len(group.layers) - 5} more" if len(group.layers) > 5 else ""
+        yield f"- {_name(group.measure)} of {names}{more}: {_escape(group.reason)}"
+    if len(groups) > 20:
+        yield f"- and {len(groups) - 20} more reasons"
     for note in report.coverage.notes[:20]:
-        yield f"- {_escape(plain_text(note, 300))}"
+        yield f"- note: {_prose(note)}"
 
 
-def _code(text: str) -> str:
-    """Inline code that cannot be closed from within."""
-    return "`" + text.replace("`", "'").replace("|", "¦") + "`"
+def _line(finding: Finding) -> str:
+    mark = f"{MARKS[finding.severity]} {finding.severity}" if finding.is_active else MARKS["resolved"]
+    name, rule = (_escape(plain_text(text, 60)) for text in (finding.name, finding.rule))
+    return f"{mark} {name} ({rule}) at {_where(finding)}, {since(finding)}"
+
+
+def _where(finding: Finding) -> str:
+    return ", ".join(_name(place) for place in places(finding))
+
+
+def _name(name: str) -> str:
+    """An ordinary name as code; any other as escaped text, because code cannot be escaped."""
+    return f"`{name}`" if _CODE_NAME.fullmatch(name) else _escape(plain_name(name))
+
+
+def _prose(text: str) -> str:
+    return "".join(f"`{part}`" if is_code else _escape(part) for part, is_code in spans(text))
 
 
 def _escape(text: str) -> str:
-    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", text)
+    """Character references mean the same in every dialect of markdown; backslashes do not."""
+    return _SPECIAL.sub(lambda found: "".join(f"&#{ord(char)};" for char in found.group()), text)

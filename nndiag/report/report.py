@@ -100,19 +100,24 @@ class Report:
 
         return render_markdown(self)
 
-    def to_html(self, path: str | Path) -> None:
-        """Writes one self-contained HTML page."""
-        Path(path).write_text(self._repr_html_(), encoding="utf-8")
-
-    def _repr_html_(self) -> str:
+    def to_html(self, path: str | Path | None = None) -> str:
+        """The report as one self-contained HTML page; also written to ``path`` when given."""
         from nndiag.report.html import render_html
 
-        return render_html(self)
+        text = render_html(self)
+        if path is not None:
+            Path(path).write_text(text, encoding="utf-8")
+        return text
+
+    def _repr_html_(self) -> str:
+        from nndiag.report.html import render_fragment
+
+        return render_fragment(self)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from nndiag.report.text import render_rich
 
-        yield from render_rich(self)
+        yield render_rich(self)
 
     def __str__(self) -> str:
         from nndiag.report.text import render_text

@@ -3,14 +3,16 @@
 from nndiag.sinks.base import Sink
 from nndiag.sinks.console import ConsoleSink
 from nndiag.sinks.html import HtmlSink
-from nndiag.sinks.jsonl import RecordSink, read_run, rediagnose
+from nndiag.sinks.jsonl import RecordSink
 from nndiag.sinks.loggers import sinks_for
+from nndiag.sinks.recorded import RecordedRun, read_run, rediagnose
 from nndiag.sinks.tensorboard import TensorBoardSink, own_writer
 
 __all__ = [
     "ConsoleSink",
     "HtmlSink",
     "RecordSink",
+    "RecordedRun",
     "Sink",
     "TensorBoardSink",
     "own_writer",

@@ -6,10 +6,11 @@ from rich.console import Console
 
 from nndiag.diagnosis import Update
 from nndiag.report import Report
+from nndiag.report.text import render_brief
 
 
 class ConsoleSink:
-    """Prints the report once.
+    """Prints one line about a healthy run, the findings of any other.
 
     Args:
         console: Where to print; None takes standard error, which keeps standard output for the program.
@@ -22,7 +23,7 @@ class ConsoleSink:
         """Nothing while training."""
 
     def close(self, report: Report) -> None:
-        """Prints the report."""
-        console = self._console or Console(stderr=True, highlight=False)
-        console.print()
-        console.print(report)
+        """Prints the summary; nothing if nothing was looked at."""
+        if report.readings:
+            console = self._console or Console(stderr=True)
+            console.print(render_brief(report))

@@ -1,167 +1,169 @@
 """TensorBoard: one event a visit, a few scalars, the report under Text, histograms where something is wrong.
 
-Hundreds of charts help nobody. Readings are written as the worst value over layers; the layers themselves are
-in the record and the report.
+Hundreds of charts help nobody, and load slowly. A reading is one scalar, its worst value over layers; the
+layers themselves are in the report and in the record.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
+import os
 import re
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from nndiag import compat
 from nndiag.diagnosis import Update
-from nndiag.findings import Finding, Reading, Severity
+from nndiag.findings import Finding, Severity
 from nndiag.report import Report
-from nndiag.snapshot import Snapshot
+from nndiag.sinks.worst import worst_readings
 from nndiag.statistics import Histogram
 
-_LOWER_IS_WORSE = frozenset(
-    [
-        "distinct_share",
-        "effective_width",
-        "transmission",
-        "variance_share",
-        "signal_share",
-        "gradient_gain",
-        "attention_entropy",
-        "mean_square_gradient",
-        "gradient_ratio",
-    ]
-)
-"""Readings whose worst value over layers is the smallest; of all others it is the largest."""
+if TYPE_CHECKING:
+    from tensorboard.compat.proto.summary_pb2 import Summary
 
-_MAX_HISTOGRAMS = 8
-_TAG = 200
+TEXT_TAG = "nndiag/report/text_summary"
+MAX_SCALARS = 60
+MAX_HISTOGRAMS = 8
+_MAX_TAG = 200
 
 
 class TensorBoardSink:
     """Writes to a ``SummaryWriter``, torch's or tensorboardX's.
 
     Args:
-        writer: The writer, or a function that makes one at the first visit.
+        writer: The writer, or a function that opens one, given the first step.
     """
 
     def __init__(self, writer: Any) -> None:
-        self._open: Callable[[], Any] = writer if callable(writer) else lambda: writer
-        self._owned = callable(writer)
-        self._writer: Any = None
+        self._open: Callable[[int], Any] | None = writer if callable(writer) else None
+        self._writer = None if callable(writer) else writer
+        self._tags: set[str] = set()
         self._critical: frozenset[str] = frozenset()
         self._step = -1
 
     def write(self, update: Update) -> None:
-        """One event; a new critical finding is flushed at once."""
-        from tensorboard.compat.proto.summary_pb2 import Summary
+        """Writes one event; a step that was already written is left out, because x axes must go on.
 
-        if self._writer is None:
-            self._writer = self._open()
-        if update.step <= self._step:  # a second fit in one directory: x axes must go on
+        A finding that has become critical is flushed at once: the run may not live much longer.
+        """
+        if update.step <= self._step:
             return
+        if self._writer is None and self._open is not None:
+            self._writer = self._open(update.step)
+        compat.write_summary(self._writer, self._summary(update), update.step)
         self._step = update.step
-        values = list(_scalars(update))
-        if update.changed:
-            report = Report(update.findings, update.readings, update.coverage, {"last_step": update.step})
-            values += _text("nndiag/report", report.to_markdown())
-        if update.snapshot is not None:
-            values += _histograms(update.findings, update.snapshot)
-        compat.event_writer(self._writer).add_summary(Summary(value=values), update.step)
-        critical = frozenset(
-            f.rule for f in update.findings if f.is_active and f.severity is Severity.CRITICAL
-        )
-        if critical - self._critical:
+        every = (finding for top in update.findings for finding in top.walk())
+        critical = frozenset(f.rule for f in every if f.is_active and f.severity is Severity.CRITICAL)
+        if self._writer is not None and critical - self._critical:
             self._writer.flush()
         self._critical = critical
 
     def close(self, report: Report) -> None:
-        """Flushes; closes a writer of nndiag's own."""
+        """Flushes the writer; closes it if it was opened here."""
         if self._writer is None:
             return
         self._writer.flush()
-        if self._owned:
+        if self._open is not None:
             self._writer.close()
+            self._writer = None
+
+    def _summary(self, update: Update) -> Summary:
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in self._scalars(update)]
+        if update.changed:
+            report = Report(update.findings, update.readings, update.coverage, {"last_step": update.step})
+            values.append(_text(report.to_markdown()))
+        values += [_histogram(tag, histogram) for tag, histogram in _histograms(update)]
+        return Summary(value=values)
+
+    def _scalars(self, update: Update) -> Iterator[tuple[str, float]]:
+        """Findings by severity and the worst readings; the tags that came first stay."""
+        for severity in Severity:
+            count = sum(finding.is_active and finding.severity is severity for finding in update.findings)
+            yield f"nndiag_summary/findings_{severity}", float(count)
+        room = MAX_SCALARS - len(Severity)
+        for name, value in worst_readings(update.readings).items():
+            tag = stable_tag(f"nndiag_summary/{name}")
+            if tag in self._tags or len(self._tags) < room:
+                self._tags.add(tag)
+                yield tag, value
 
 
-def own_writer(log_dir: str) -> Callable[[], Any]:
-    """Opens a writer of nndiag's own when the first event is written."""
+def own_writer(log_dir: str | os.PathLike[str]) -> Callable[[int], Any]:
+    """A function that opens a writer of nndiag's own in ``<log_dir>/nndiag``, given its first step.
 
-    def open_writer() -> Any:
+    It has its own directory, because a second file in one directory hides the first from TensorBoard. Events
+    that an earlier session left from that step on are marked as void.
+    """
+
+    def open_writer(step: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
 
-        return SummaryWriter(log_dir=log_dir)
+        return SummaryWriter(str(Path(log_dir) / "nndiag"), purge_step=step)
 
     return open_writer
 
 
-def _scalars(update: Update) -> Iterable[Any]:
-    from torch.utils.tensorboard.summary import scalar
-
-    for severity in Severity:
-        count = sum(f.is_active and f.severity is severity for f in update.findings)
-        yield from scalar(f"nndiag_summary/findings_{severity}", count).value
-    for name, value in _worst(update.readings).items():
-        if math.isfinite(value):
-            yield from scalar(_tag(f"nndiag_summary/{name}"), value).value
+def stable_tag(name: str) -> str:
+    """A tag that is short, plain, and distinct for distinct names."""
+    kept = re.sub(r"[^A-Za-z0-9_./:#-]", "_", name)
+    if kept == name and len(name) <= _MAX_TAG:
+        return name
+    digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:8]
+    return f"{kept[: _MAX_TAG - 9]}-{digest}"
 
 
-def _worst(readings: Iterable[Reading]) -> dict[str, float]:
-    """The worst value over layers of each reading; facts of the run are not readings of a measure."""
-    worst: dict[str, float] = {}
-    for reading in readings:
-        if reading.measure in ("run", "coverage"):
-            continue
-        name = f"{reading.measure}/{reading.name}"
-        pick = min if reading.name in _LOWER_IS_WORSE else max
-        worst[name] = pick(worst.get(name, reading.value), reading.value)
-    return worst
+def _text(markdown: str) -> Summary.Value:
+    from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+    from tensorboard.compat.proto.tensor_pb2 import TensorProto
+    from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+
+    shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)])
+    plugin = SummaryMetadata.PluginData(plugin_name="text")
+    return Summary.Value(
+        tag=TEXT_TAG,
+        metadata=SummaryMetadata(plugin_data=plugin),
+        tensor=TensorProto(dtype="DT_STRING", string_val=[markdown.encode()], tensor_shape=shape),
+    )
 
 
-def _text(tag: str, markdown: str) -> list[Any]:
-    from torch.utils.tensorboard.summary import text
-
-    return list(text(tag, markdown).value)
-
-
-def _histograms(findings: Iterable[Finding], snapshot: Snapshot) -> list[Any]:
-    """Inputs of activations at the layers that active findings name."""
-    named = {layer for top in findings for f in top.walk() if f.is_active for layer in f.layers}
-    values: list[Any] = []
-    for key, statistic in snapshot.statistics.items():
-        info = snapshot.layers.get(key.layer)
-        if not isinstance(statistic, Histogram) or info is None or not {info.place, info.name} & named:
-            continue
-        if len(values) < _MAX_HISTOGRAMS:
-            values += _histogram(_tag(f"nndiag_inputs/{key.layer}"), statistic)
-    return values
+def _histograms(update: Update) -> Iterator[tuple[str, Histogram]]:
+    """Inputs of activations at the layers that active findings name; the probe's before the stream's."""
+    if update.snapshot is None:
+        return
+    named = {layer for top in update.findings for layer in _active_layers(top)}
+    found: dict[str, Histogram] = {}
+    for key, statistic in sorted(update.snapshot.statistics.items(), key=lambda item: item[0].observer):
+        info = update.layers.get(key.layer)
+        if isinstance(statistic, Histogram) and info is not None and {info.place, info.name} & named:
+            found.setdefault(stable_tag(f"nndiag_{key.tap}s/{key.layer}"), statistic)
+    filled = ((tag, histogram) for tag, histogram in found.items() if int(histogram.counts.sum()))
+    yield from list(filled)[:MAX_HISTOGRAMS]
 
 
-def _histogram(tag: str, histogram: Histogram) -> list[Any]:
+def _active_layers(finding: Finding) -> Iterator[str]:
+    for each in finding.walk():
+        if each.is_active:
+            yield from each.layers
+
+
+def _histogram(tag: str, histogram: Histogram) -> Summary.Value:
     """Empty outer bins are left out: TensorBoard moves the outermost edges to the extremes."""
-    from torch.utils.tensorboard.summary import histogram_raw
+    from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
 
     counts, edges = histogram.counts.tolist(), histogram.edges()
-    filled = [index for index, count in enumerate(counts) if count]
-    if not filled:
-        return []
+    filled = [place for place, count in enumerate(counts) if count]
     first, last = filled[0], filled[-1]
-    proto = histogram_raw(
-        tag,
-        float(histogram.minimum),
-        float(histogram.maximum),
-        sum(counts),
-        float(histogram.total),
-        float(histogram.squares),
-        edges[first + 1 : last + 2],
-        counts[first : last + 1],
+    proto = HistogramProto(
+        min=float(histogram.minimum),
+        max=float(histogram.maximum),
+        num=sum(counts),
+        sum=float(histogram.total),
+        sum_squares=float(histogram.squares),
+        bucket_limit=edges[first + 1 : last + 2],
+        bucket=counts[first : last + 1],
     )
-    return list(proto.value)
-
-
-def _tag(name: str) -> str:
-    """Names of layers may be long or strange; tags must be short, plain, and still distinct."""
-    plain = re.sub(r"[^A-Za-z0-9_./:#-]", "_", name)
-    if plain == name and len(name) <= _TAG:
-        return name
-    return f"{plain[: _TAG - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return Summary.Value(tag=tag, histo=proto)

@@ -51,7 +51,7 @@ def flatten(value: Any, path: str = "") -> Outcome:
 
 def differing(expected: Outcome, actual: Outcome) -> dict[str, int]:
     """Number of differing values by path; what only one side has counts as one difference."""
-    counts = {path: 1 for path in expected.keys() ^ actual.keys()}
+    counts = dict.fromkeys(expected.keys() ^ actual.keys(), 1)
     for path in expected.keys() & actual.keys():
         count = _count(expected[path], actual[path])
         if count:

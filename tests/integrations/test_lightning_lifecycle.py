@@ -86,7 +86,9 @@ def test_two_monitors_do_not_disturb_each_other() -> None:
 
 
 @pytest.mark.parametrize(
-    "copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"]
+    "copied",
+    [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))],  # noqa: S301
+    ids=["deepcopy", "pickle"],
 )
 def test_copies_between_fits(copied: Any) -> None:
     monitor = quiet_monitor()
@@ -105,9 +107,12 @@ def test_module_is_copied_and_saved_while_hooks_are_on(tmp_path: Path) -> None:
             torch.save(self.network, tmp_path / "network.pt")
             copied(torch.zeros(8, 6)).sum().backward()
 
-    _, module = trained(quiet_monitor(), Copying())
-    _, copying = trained(None, Copying())
-    assert module.losses == copying.losses
+    torch.manual_seed(0)
+    _, watched = trained(quiet_monitor(), Copying())
+    torch.manual_seed(0)
+    _, bare = trained(None, Copying())
+    assert watched.losses == bare.losses
+    assert (tmp_path / "network.pt").stat().st_size > 0
 
 
 def test_module_is_not_kept_alive() -> None:
@@ -177,5 +182,7 @@ trainer.fit(Module(), torch.utils.data.DataLoader(torch.randn(32, 4), 8))
 assert monitor.report.run["visits"] == 4, monitor.report.run
 assert "lightning.pytorch" not in sys.modules
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=120
+    )
     assert (done.returncode, done.stderr) == (0, "")

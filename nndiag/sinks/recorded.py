@@ -1,0 +1,149 @@
+"""Reading a record back, and judging it again with today's rules."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nndiag.diagnosis import Diagnosis
+from nndiag.errors import CheckpointError
+from nndiag.findings import Coverage, Reading, Scalar
+from nndiag.layers import LayerInfo
+from nndiag.options import Selection
+from nndiag.report import Report
+from nndiag.sinks.jsonl import CHECKSUM, FILE_NAME, SCHEMA_VERSION, unpack
+
+_BEGIN = {"kind": "session"}
+
+
+@dataclass(frozen=True)
+class RecordedVisit:
+    """What one visit brought, as far as it was recorded."""
+
+    step: int
+    layers: Mapping[str, LayerInfo]
+    readings: tuple[Reading, ...]
+    coverage: Coverage
+
+
+@dataclass
+class RecordedRun:
+    """A recorded run.
+
+    Attributes:
+        path: The file it was read from.
+        visits: In order of steps. Where a later session went over steps again, its visits count.
+        run: Facts of the run, from the newest session; ``is_complete`` is False when that session has no end.
+    """
+
+    path: Path
+    visits: list[RecordedVisit] = field(default_factory=list)
+    run: dict[str, Scalar] = field(default_factory=dict)
+
+
+def read_run(path: str | Path) -> RecordedRun:
+    """Reads a record.
+
+    A last line that a crash cut off is left out, also where a later session was appended after it.
+
+    Args:
+        path: The file, or the run directory it lies in.
+
+    Raises:
+        CheckpointError: there is none, a line is damaged, or a newer nndiag wrote it.
+    """
+    file = Path(path)
+    file = file / FILE_NAME if file.is_dir() else file
+    reader = _Reader(RecordedRun(file))
+    for number, record in _records(file):
+        try:
+            reader.take(record)
+        except (KeyError, TypeError, ValueError, AttributeError, zlib.error) as error:
+            if isinstance(error, CheckpointError):
+                raise
+            reason = f"{type(error).__name__}: {error}"
+            raise CheckpointError(f"{file}, line {number} is not of an nndiag record: {reason}") from error
+    if not reader.run.visits:
+        raise CheckpointError(
+            f"{file} holds no visit: the run ended before nndiag looked for the first time."
+        )
+    return reader.run
+
+
+def rediagnose(run: RecordedRun, selection: Selection | None = None) -> Report:
+    """Today's rules on an old run; the findings are those the run had, unless rules have changed since."""
+    selection = selection or Selection()
+    diagnosis = Diagnosis(selection, dict(run.run))
+    for visit in run.visits:
+        readings = [reading for reading in visit.readings if selection.keeps_layer(reading.layer)]
+        diagnosis.add_readings(visit.step, visit.layers, readings, visit.coverage)
+    return diagnosis.report()
+
+
+class _Reader:
+    """Puts the lines of a record together."""
+
+    def __init__(self, run: RecordedRun) -> None:
+        self.run = run
+        self._layers: dict[str, LayerInfo] = {}
+        self._coverage = Coverage()
+
+    def take(self, record: Mapping[str, Any]) -> None:
+        """Takes the next line; a kind that is not known is left to newer readers."""
+        kind, run = record["kind"], self.run
+        if kind == "session":
+            if record["schema_version"] > SCHEMA_VERSION:
+                raise CheckpointError(f"{run.path} was written by a newer nndiag: upgrade nndiag to read it.")
+            run.run = {"nndiag": record["nndiag"], "is_complete": False}
+        elif kind == "layers":
+            self._layers = {row["name"]: LayerInfo.from_dict(row) for row in record["layers"]}
+        elif kind == "visit":
+            self._take_visit(record)
+        elif kind == "end":
+            run.run = dict(record["run"])
+
+    def _take_visit(self, record: Mapping[str, Any]) -> None:
+        if "coverage" in record:
+            self._coverage = Coverage.from_dict(record["coverage"])
+        visits, step = self.run.visits, int(record["step"])
+        while visits and visits[-1].step >= step:
+            visits.pop()
+        readings = tuple(unpack(row) for row in record["readings"])
+        visits.append(RecordedVisit(step, self._layers, readings, self._coverage))
+        if self.run.run.get("is_complete") is False:
+            self.run.run |= {"visits": len(visits), "last_step": step}
+
+
+def _records(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Numbered lines; the last one of a session may be cut off."""
+    try:
+        lines = file.read_bytes().split(b"\n")
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{file} does not exist: give the directory of a run that nndiag watched."
+        ) from error
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error.strerror}") from error
+    records = [(number, _decode(line)) for number, line in enumerate(lines, 1) if line]
+    for place, (number, record) in enumerate(records):
+        following = records[place + 1][1] if place + 1 < len(records) else _BEGIN
+        if record is not None:
+            yield number, record
+        elif following is None or following.get("kind") != "session" or len(records) == 1:
+            raise CheckpointError(f"{file}, line {number} is damaged.")
+
+
+def _decode(line: bytes) -> dict[str, Any] | None:
+    """The record of a line, or None when its checksum does not fit."""
+    body, found, tail = line.rpartition(CHECKSUM)
+    if not found or tail != f'{zlib.crc32(body):08x}"}}'.encode():
+        return None
+    try:
+        record = json.loads(body + b"}")
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
