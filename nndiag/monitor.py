@@ -175,7 +175,7 @@ class Monitor:
     def _begin(self) -> None:
         if self._session is not None and self._handles:
             self._session.begin_batch(self._step)
-            self._session.open_window()
+            self._session.open_window(glue=False)
 
 
 def _as_list(optimizer: Optimizer | Iterable[Optimizer] | None) -> list[Optimizer]:

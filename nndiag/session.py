@@ -95,24 +95,20 @@ class Session:
         """Whether an optimizer has stepped since the present step began."""
         return self._updated
 
-    def recorded(self, training_step: Callable[..., Any]) -> Callable[..., Any]:
-        """The user's training step with the probe's recorder around it."""
+    def open_window(self, *, glue: bool) -> None:
+        """The probe's recording begins; it lasts until the window is closed, or to the next update.
 
-        def step(*args: Any, **kwargs: Any) -> Any:
-            probe, stack = self.observers.probe, contextlib.ExitStack()
-            if probe is not None:
-                self.guard.call("the probe", lambda: stack.enter_context(probe.window()))
-            try:
-                return training_step(*args, **kwargs)
-            finally:
-                self.guard.clean_up("the probe", stack.close)
-
-        return step
-
-    def open_window(self) -> None:
-        """For a loop that cannot be surrounded: the recording lasts until the next update."""
+        Args:
+            glue: Whether operations between module calls are recorded too, which is possible only where the
+                window surrounds the forward pass and no more.
+        """
         if self.observers.probe is not None and self.observers.is_recording:
-            self.guard.call("the probe", self.observers.probe.open_window)
+            self.guard.call("the probe", self.observers.probe.open_window, glue=glue)
+
+    def close_window(self) -> None:
+        """The probe's recording ends."""
+        if self.observers.probe is not None:
+            self.observers.probe.close_window()
 
     def before_update(
         self, *, parameters: Sequence[Tensor] | None = None, gradients: bool = True, certify: bool = True

@@ -115,19 +115,12 @@ class DiagnosticsMonitor(_Callback):
         """A copy or another process gets the options and the report, never the run."""
         return self.__dict__ | {"_session": None, "_wrapped": None}
 
+    @guarded("the monitor", begins=True, lets_out=(ConfigurationError,))
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        """Checks the layer patterns, before anything has run; faults of an earlier fit are forgiven."""
-        if self._session is not None:  # the fit before this one never ended
-            self.guard.clean_up("the monitor", self._close)
-        self._session, self.guard = None, Guard(self.options.strict)
-        if self.options.selection.layers is None or not is_enabled():
-            return
-        try:
+        """Checks the layer patterns, before anything has run."""
+        self._close()
+        if self.options.selection.layers is not None and is_enabled():
             self.options.selection.check_layers(discover(pl_module))
-        except ConfigurationError:
-            raise
-        except Exception as error:
-            self.guard.report("the monitor", error)
 
     @guarded("the monitor")
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -213,24 +206,25 @@ class DiagnosticsMonitor(_Callback):
     def _wrap(self, module: Any, session: Session) -> None:
         """Puts the recorder around ``training_step`` for one batch, as an attribute of the instance."""
         self._unwrap()
-        step = session.recorded(module.training_step)
+        step = module.training_step
         self._wrapped = (module, module.__dict__.get("training_step"))
 
-        def training_step(*args: Any, **kwargs: Any) -> Any:
+        def begin() -> None:
             self._unwrap()  # a closure that is called again is not recorded again
-            return step(*args, **kwargs)
+            session.open_window(glue=True)
 
-        module.__dict__["training_step"] = training_step
+        surrounded = self.guard.surround("the probe", step, begin, session.close_window)
+        module.__dict__["training_step"] = surrounded
 
     def _unwrap(self) -> None:
-        wrapped, self._wrapped = self._wrapped, None
-        if wrapped is None:
+        if self._wrapped is None:
             return
-        module, own = wrapped
+        module, own = self._wrapped
         if own is None:
             module.__dict__.pop("training_step", None)
         else:
             module.__dict__["training_step"] = own
+        self._wrapped = None
 
 
 def _labels(batch: Any) -> Tensor | None:

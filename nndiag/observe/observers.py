@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
@@ -37,7 +38,7 @@ class Observers:
         self.wiring = Wiring(layers)
         self.probe = Probe(root, samples=options.probe_samples, clock=clock) if options.probe else None
         self.stream = Stream(
-            root, self.wiring, needs, self._keeps, lambda error: guard.report("the stream", error)
+            root, self.wiring, needs, self._keeps, functools.partial(guard.report, "the stream")
         )
         self.weights = WeightsObserver(
             root, {name: info for name, info in layers.items() if self._keeps(name)}, needs
@@ -65,15 +66,14 @@ class Observers:
     def arm_probe(self) -> None:
         """Makes the probe record the coming batch, if it still needs one."""
         if self.probe is not None and not (self.is_recording or self._has_tape) and self.probe.wants_capture:
-            self.probe.arm()
             self.is_recording = True
+            self.probe.arm()
 
     def disarm_probe(self) -> None:
         """Takes the recorder's hooks off; what it recorded waits to be certified."""
         if self.probe is not None and self.is_recording:
-            self.is_recording, self._has_tape = False, True
-            self.probe.close_window()
             self.probe.disarm()
+            self.is_recording, self._has_tape = False, True
 
     def settle_probe(self) -> None:
         """Ends the recording and lets the probe certify what it has, before weights change."""

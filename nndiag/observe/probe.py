@@ -7,9 +7,8 @@ watching what each later one changes.
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
@@ -57,7 +56,7 @@ class Probe:
         self._whole: Mapping[str, Digest] = {}
         self._pins: list[Pin] = []
         self._changed: frozenset[str] = frozenset()
-        self._needs_autograd = False
+        self._needs_autograd = self._uses_compile = False
         self._is_complete = False
         self._batches = self._attempts = 0
 
@@ -97,25 +96,20 @@ class Probe:
         is compiled, the first batch goes unrecorded.
         """
         self._batches += 1
-        uses_compile = compat.compile_backend_in_use() or compat.is_compiled(self._root)
-        if uses_compile and self._batches == 1:
+        self._uses_compile = compat.compile_backend_in_use() or compat.is_compiled(self._root)
+        if self._uses_compile and self._batches == 1:
             return
-        self._recorder = Recorder(self._root, glue=not uses_compile)
+        self._recorder = Recorder(self._root)
         self._recorder.arm()
 
-    @contextlib.contextmanager
-    def window(self) -> Iterator[None]:
-        """Surrounds the user's training step while it is recorded."""
-        if self._recorder is None:
-            yield
-            return
-        with self._recorder.window():
-            yield
+    def open_window(self, *, glue: bool) -> None:
+        """Begins the recording.
 
-    def open_window(self) -> None:
-        """The same for a loop that cannot be surrounded: module calls only."""
+        Args:
+            glue: Whether operations between module calls are recorded too, where nothing is compiled.
+        """
         if self._recorder is not None:
-            self._recorder.open()
+            self._recorder.open(glue and not self._uses_compile)
 
     def close_window(self) -> None:
         """Ends the recording."""
@@ -124,10 +118,9 @@ class Probe:
 
     def disarm(self) -> None:
         """Removes the recorder's hooks; idempotent, also after an exception."""
-        recorder, self._recorder = self._recorder, None
-        if recorder is not None:
-            recorder.disarm()
-            self._pending = recorder
+        if self._recorder is not None:
+            self._recorder.disarm()
+            self._pending, self._recorder = self._recorder, None
 
     def certify(self) -> None:
         """Judges what was recorded, at the parameters it was recorded with."""

@@ -10,18 +10,17 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
-from torch.overrides import TorchFunctionMode
 
 from nndiag import compat
+from nndiag.guard import FunctionHooks, Hook, hooked
 from nndiag.layers import strip_wrappers
-from nndiag.observe.hook import Hook
 from nndiag.observe.tape import Context, Leaf, Operation, StridedView, Tape
 from nndiag.observe.values import Refusal, Refused, Slot, leaves, map_leaves, slots
 
@@ -157,15 +156,13 @@ class Recorder:
 
     Args:
         root: The model.
-        glue: Whether operations between module calls may be recorded (eager programs only).
     """
 
-    def __init__(self, root: nn.Module, glue: bool) -> None:
+    def __init__(self, root: nn.Module) -> None:
         self.tape = Tape(root)
         self.refusal: Refusal | None = None
         self._ledger = Ledger(root, self.tape)
         self._names = {id(module): strip_wrappers(name) for name, module in root.named_modules()}
-        self._glue = glue
         self._is_on = False
         self._stack: list[tuple[nn.Module, _Pending | None]] = []
         self._undo: list[Callable[[], None]] = []
@@ -174,6 +171,7 @@ class Recorder:
     def arm(self) -> None:
         """Registers the hooks."""
         root = self.tape.root
+        before, after = Hook(self._before, self._fail), Hook(self._after, self._fail)
         inside = {
             id(inner)
             for module in root.modules()
@@ -185,43 +183,16 @@ class Recorder:
             if id(module) in inside or isinstance(module, torch.jit.ScriptModule):
                 continue
             if module.__dict__.get("_compiled_call_impl") is not None:
-                self._undo.append(self._wrap_compiled(module))
+                self._undo.append(_wrap_compiled(module, before, after))
                 continue
-            before, after = Hook(self._before), Hook(self._after)
-            handles = (
-                module.register_forward_pre_hook(before, with_kwargs=True, prepend=True),
-                module.register_forward_hook(after, with_kwargs=True, always_call=True),
-            )
-            self._undo += [handle.remove for handle in handles]
+            self._undo.append(module.register_forward_pre_hook(before, with_kwargs=True, prepend=True).remove)
+            self._undo.append(module.register_forward_hook(after, with_kwargs=True, always_call=True).remove)
 
-    def _wrap_compiled(self, module: nn.Module) -> Callable[[], None]:
-        """``module.compile()`` traces hooks: the call is recorded around the compiled region instead."""
-        inner = module.__dict__["_compiled_call_impl"]
+    def open(self, glue: bool) -> None:
+        """Switches recording on; with ``glue`` also of what happens between module calls.
 
-        def call(*args: Any, **kwargs: Any) -> Any:
-            self._before(module, args, kwargs)
-            output = inner(*args, **kwargs)
-            self._after(module, args, kwargs, output)
-            return output
-
-        module.__dict__["_compiled_call_impl"] = call
-
-        def undo() -> None:
-            module.__dict__["_compiled_call_impl"] = inner
-
-        return undo
-
-    @contextlib.contextmanager
-    def window(self) -> Iterator[None]:
-        """Recording is on inside; the user's step is run here."""
-        self.open(self._glue)
-        try:
-            yield
-        finally:
-            self.close()
-
-    def open(self, glue: bool = False) -> None:
-        """Switches recording on; glue pauses while an optimizer steps."""
+        Glue is recorded around eager forward passes only, and pauses while an optimizer steps.
+        """
         if self._is_on:
             return
         if glue:
@@ -237,7 +208,7 @@ class Recorder:
 
         self._window.callback(register_optimizer_step_pre_hook(pause).remove)
         self._window.callback(register_optimizer_step_post_hook(resume).remove)
-        self._window.enter_context(_Glue(self))
+        self._window.enter_context(FunctionHooks(self._before_glue, self._after_glue, self._fail))
 
     def close(self) -> None:
         """Switches recording off."""
@@ -248,9 +219,8 @@ class Recorder:
     def disarm(self) -> Tape:
         """Removes every hook and settles the tape; idempotent."""
         self.close()
-        undo, self._undo = self._undo, []
-        for action in undo:
-            action()
+        while self._undo:
+            self._undo.pop()()
         self.tape.cut()
         for leaf in self.tape.leaves.values():
             if leaf.version is not None:
@@ -265,7 +235,7 @@ class Recorder:
             return
         self._stack.append((module, None))
         if len(self._stack) == 1:
-            self._stack[0] = (module, self._guarded(self._begin, module, args, kwargs))
+            self._stack[0] = (module, self._begin(module, args, kwargs))
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> _Pending | None:
         name = self._names.get(id(module), type(module).__name__)
@@ -285,7 +255,7 @@ class Recorder:
             return
         _, pending = self._stack.pop()
         if not self._stack and pending is not None:
-            self._guarded(self._end, module, pending, output)
+            self._end(module, pending, output)
 
     def _end(self, module: nn.Module, pending: _Pending, output: Any) -> None:
         if pending.sequence != compat.collective_sequence_number():
@@ -302,31 +272,29 @@ class Recorder:
             Operation("call", pending.name, module, pending.inputs, outputs, writes, pending.context)
         )
 
-    def _guarded(self, function: Callable[..., Any], *args: Any) -> Any:
+    def _fail(self, error: Exception) -> None:
         """A recorder's fault is a refusal, never the user's error."""
-        try:
-            return function(*args)
-        except Refused as refused:
-            self.refusal = self.refusal or refused.refusal
-        except Exception as error:
+        if isinstance(error, Refused):
+            self.refusal = self.refusal or error.refusal
+        else:
             reason = f"recording failed: {type(error).__name__}: {error}"[:200]
             self.refusal = self.refusal or Refusal("replay-raised", reason)
-        return None
 
-    def run(self, target: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """Runs one torch operation of the user's step, recording it if it lies between module calls."""
+    def _before_glue(self, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> _Glue | None:
+        """The inputs of an operation that lies between module calls."""
         name = getattr(target, "__name__", "")
         if not self._is_on or self._stack or name == "backward" or compat.is_in_backward():
-            return target(*args, **kwargs)
+            return None
         try:
             tensors = leaves((args, kwargs))
             inputs = map_leaves(lambda t: self._ledger.find(t, copy=False), (args, dict(kwargs)))
         except Exception:  # what cannot be recorded is run; a call that needs its result will be stale
-            return target(*args, **kwargs)
-        output = target(*args, **kwargs)
+            return None
+        return _Glue(name, target, tensors, inputs)
+
+    def _after_glue(self, glue: _Glue, output: Any) -> None:
         with contextlib.suppress(Exception):
-            self._record(name, target, tensors, inputs, output)
-        return output
+            self._record(glue.name, glue.target, glue.tensors, glue.inputs, output)
 
     def _record(
         self, name: str, target: Callable[..., Any], tensors: list[Tensor], inputs: Any, output: Any
@@ -356,17 +324,24 @@ class _Pending:
     sequence: int
 
 
-class _Glue(TorchFunctionMode):
-    """Hands every torch operation of the step to the recorder."""
+class _Glue(NamedTuple):
+    """An operation between module calls that has begun."""
 
-    def __init__(self, recorder: Recorder) -> None:
-        super().__init__()
-        self._recorder = recorder
+    name: str
+    target: Callable[..., Any]
+    tensors: list[Tensor]
+    inputs: Any
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        return self._recorder.run(func, args, kwargs or {})
+
+def _wrap_compiled(module: nn.Module, before: Hook, after: Hook) -> Callable[[], None]:
+    """``module.compile()`` traces hooks: the call is recorded around the compiled region instead."""
+    inner = module.__dict__["_compiled_call_impl"]
+    module.__dict__["_compiled_call_impl"] = hooked(inner, module, before, after)
+
+    def undo() -> None:
+        module.__dict__["_compiled_call_impl"] = inner
+
+    return undo
 
 
 def _context(tensors: Sequence[Tensor]) -> Context:

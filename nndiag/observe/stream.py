@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Callable
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nndiag import compat
+from nndiag.guard import Hook, OnFault
 from nndiag.layers import LayerInfo
 from nndiag.measures import Need
 from nndiag.observe.observation import Observation
@@ -58,7 +60,7 @@ class Stream:
         wiring: Wiring,
         needs: frozenset[Need],
         keeps: Callable[[str], bool],
-        on_fault: Callable[[Exception], None],
+        on_fault: OnFault,
     ) -> None:
         self._root, self._wiring, self._needs, self._keeps = root, wiring, needs, keeps
         self._on_fault = on_fault
@@ -87,14 +89,14 @@ class Stream:
 
     def detach(self) -> None:
         """Removes every hook and files what the batch brought."""
-        watch, self._watch = self._watch, None
-        if watch is not None:
-            watch.__exit__(None, None, None)
-        reader, self._reader = self._reader, None
-        if reader is None:
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
+        if self._reader is None:
             return
+        self._reader.close()
+        reader, self._reader = self._reader, None
         reader.finish_pass()
-        reader.close()
         for key, statistic in reader.seen.statistics.items():
             if isinstance(statistic, Tails):
                 self._windows.setdefault(key, _Window()).add(statistic)
@@ -122,7 +124,7 @@ class _StreamReader(TapReader):
         wiring: Wiring,
         needs: frozenset[Need],
         keeps: Callable[[str], bool],
-        on_fault: Callable[[Exception], None],
+        on_fault: OnFault,
         *,
         outputs: bool,
         gradients: bool,
@@ -133,16 +135,9 @@ class _StreamReader(TapReader):
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def on_weight_output(self, info: LayerInfo, output: Tensor) -> None:
-        if not self._gradients or not output.requires_grad:
-            return
-
-        def read(gradient: Tensor) -> None:
-            try:
-                self._read_gradient(info, gradient)
-            except Exception as error:
-                self._on_fault(error)
-
-        self._handles.append(output.register_hook(read))
+        if self._gradients and output.requires_grad:
+            read = functools.partial(self._read_gradient, info)
+            self._handles.append(output.register_hook(Hook(read, self._on_fault)))
 
     def _read_gradient(self, info: LayerInfo, gradient: Tensor) -> None:
         with torch.no_grad(), torch.autocast(gradient.device.type, enabled=False):
@@ -154,6 +149,5 @@ class _StreamReader(TapReader):
 
     def close(self) -> None:
         """Takes the tensor hooks off again."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        while self._handles:
+            self._handles.pop().remove()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -9,13 +10,11 @@ from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils.hooks import RemovableHandle
 
 from nndiag import compat
 from nndiag.functional import ELEMENTWISE
+from nndiag.guard import FunctionHooks, Hook, OnFault, insist
 from nndiag.layers import strip_wrappers
-from nndiag.observe.hook import Hook
 
 FUNCTIONS = ELEMENTWISE | frozenset(
     [
@@ -89,7 +88,7 @@ class _Frame(NamedTuple):
     call: Call | None
 
 
-class Watch:
+class Watch(contextlib.ExitStack):
     """Tells a listener of every call below ``root`` while it is entered. Leaves nothing behind.
 
     Args:
@@ -109,34 +108,28 @@ class Watch:
         listener: Listener,
         *,
         functions: bool = True,
-        on_fault: Callable[[Exception], None] | None = None,
+        on_fault: OnFault | None = None,
         lexical: bool = True,
     ) -> None:
-        self._root, self._listener, self._on_fault, self._lexical = root, listener, on_fault, lexical
+        super().__init__()
+        self._root, self._listener, self._lexical = root, listener, lexical
+        self._on_fault = on_fault or _propagate
         self._functions = functions and (lexical or not _must_not_be_surrounded(root))
-        self._handles: list[RemovableHandle] = []
         self._frames: list[_Frame] = []
         self._counts: Counter[str] = Counter()
-        self._mode = _Functions(self)
+        self._mode = FunctionHooks(self._before_function, self._after_function, self._on_fault)
         self._is_entered = False
 
     def __enter__(self) -> Self:
-        """Registers the hooks."""
+        """Registers the hooks; leaving removes them, also after an exception."""
+        self.callback(insist, self._leave_mode)
         for name, module in self._hookable():
-            before, after = Hook(self._pre(name)), Hook(self._post(name))
-            self._handles.append(module.register_forward_pre_hook(before, prepend=True, with_kwargs=True))
-            self._handles.append(module.register_forward_hook(after, with_kwargs=True, always_call=True))
+            before, after = Hook(self._pre(name), self._on_fault), Hook(self._post(name), self._on_fault)
+            self.callback(module.register_forward_pre_hook(before, prepend=True, with_kwargs=True).remove)
+            self.callback(module.register_forward_hook(after, with_kwargs=True, always_call=True).remove)
         if self._lexical and self._functions:
             self._enter_mode()
         return self
-
-    def __exit__(self, *error: object) -> None:
-        """Removes them, also after an exception."""
-        self._leave_mode()
-        handles, self._handles = self._handles, []
-        for handle in handles:
-            handle.remove()
-        self._frames.clear()
 
     def _hookable(self) -> Iterator[tuple[str, nn.Module]]:
         prefix = "module." if type(self._root).__name__ in ("DistributedDataParallel", "DataParallel") else ""
@@ -153,13 +146,14 @@ class Watch:
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if torch.compiler.is_compiling():
                 return
-            call = None
+            call, is_outermost = None, not self._frames
             if self._sees(args):
                 call = Call(self._key(name), name, module, None, args, kwargs, module)
-                self._tell(self._listener.before, call)
-                if not self._lexical and not self._frames and self._functions:
-                    self._enter_mode()
             self._frames.append(_Frame(name, module, call))
+            if call is not None:
+                if is_outermost and self._functions and not self._lexical:
+                    self._enter_mode()
+                self._tell(self._listener.before, call)
 
         return before
 
@@ -190,18 +184,13 @@ class Watch:
         return f"{name}#{count}" if count else name
 
     def _tell(self, method: Callable[..., None], *args: Any) -> None:
-        try:
-            with (
-                torch.no_grad(),
-                torch._C.DisableTorchFunction(),
-                torch.autocast("cpu", enabled=False),
-                torch.autocast("cuda", enabled=False) if torch.cuda.is_available() else torch.no_grad(),
-            ):
-                method(*args)
-        except Exception as error:
-            if self._on_fault is None:
-                raise
-            self._on_fault(error)
+        with (
+            torch.no_grad(),
+            torch._C.DisableTorchFunction(),
+            torch.autocast("cpu", enabled=False),
+            torch.autocast("cuda", enabled=False) if torch.cuda.is_available() else torch.no_grad(),
+        ):
+            method(*args)
 
     def _enter_mode(self) -> None:
         if not self._is_entered:
@@ -213,32 +202,26 @@ class Watch:
             self._is_entered = False
             self._mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
-    def run(self, target: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """Runs one functional operation of the model, telling the listener if it is a call of its own."""
+    def _before_function(
+        self, target: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Call | None:
+        """Tells the listener of a functional operation of the model, if it is a call of its own."""
         function = canonical_name(target)
         owner = self._frames[-1] if self._frames else None
         hidden = owner is not None and (owner.call is None or _is_library_leaf(owner.module))
         if function is None or hidden or compat.is_in_backward():
-            return target(*args, **kwargs)
+            return None
         name = owner.name if owner is not None else ""
         call = Call(self._key(f"{name}:{function}"), name, None, function, args, kwargs, target)
         self._tell(self._listener.before, call)
-        output = target(*args, **kwargs)
+        return call
+
+    def _after_function(self, call: Call, output: Any) -> None:
         self._tell(self._listener.after, call, output)
-        return output
 
 
-class _Functions(TorchFunctionMode):
-    """Hands every torch function to the watch."""
-
-    def __init__(self, watch: Watch) -> None:
-        super().__init__()
-        self._watch = watch
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        return self._watch.run(func, args, kwargs or {})
+def _propagate(error: Exception) -> None:
+    raise error
 
 
 def canonical_name(function: Callable[..., Any]) -> str | None:
