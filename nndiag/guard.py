@@ -198,19 +198,28 @@ class Guarded(Protocol):
 
 
 def guarded(
-    feature: str, *, begins: bool = False, lets_out: tuple[type[Exception], ...] = ()
+    feature: str,
+    *,
+    begins: bool = False,
+    ends: bool = False,
+    lets_out: tuple[type[Exception], ...] = (),
 ) -> Callable[[Callable[Concatenate[S, P], None]], Callable[Concatenate[S, P], None]]:
     """Marks a method as an entry from the run: it takes what it is given, never raises, returns None.
 
     Args:
         feature: To which its faults are counted.
         begins: Whether a run begins here: the faults of an earlier one are forgiven.
+        ends: Whether it takes things out of the run: it is always called, and does not raise even when the
+            guard is strict, which would hide the error that ended the run.
         lets_out: Errors that are the user's to hear.
     """
 
     def decorate(method: Callable[Concatenate[S, P], None]) -> Callable[Concatenate[S, P], None]:
         @functools.wraps(method)
         def entry(self: S, *args: Any, **kwargs: Any) -> None:
+            if ends:
+                self.guard.clean_up(feature, functools.partial(method, self, *args, **kwargs))
+                return
             if begins:
                 self.guard = Guard(self.guard.strict)
             if not self.guard.allows(feature):

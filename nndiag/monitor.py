@@ -140,12 +140,12 @@ class Monitor:
 
     @guarded("the monitor")
     def _before_update(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        owned = [p for group in optimizer.param_groups for p in group["params"] if id(p) in self._parameters]
-        if self._session is None or not owned:
-            return
+        groups = optimizer.param_groups
+        if self._session is None or not any(id(p) in self._parameters for g in groups for p in g["params"]):
+            return  # another model's optimizer
         # With a closure the backward pass is still to come: what .grad holds now belongs to no step.
-        closure = (args[0] if args else None) or kwargs.get("closure")
-        self._session.before_update(parameters=owned, gradients=closure is None)
+        closure = kwargs.get("closure", next(iter(args[1:]), None))  # args begin with the optimizer
+        self._session.before_update(optimizer=optimizer, gradients=closure is None)
 
     @guarded("the monitor")
     def step(self, loss: Tensor | float | None = None, labels: Tensor | None = None) -> None:

@@ -160,8 +160,7 @@ class DiagnosticsMonitor(_Callback):
         if automatic and self._session.has_updated:
             return  # a closure that is called again (LBFGS) looks once
         self._unwrap()
-        owned = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        self._session.before_update(parameters=owned, gradients=self._has_backward, certify=automatic)
+        self._session.before_update(optimizer=optimizer, gradients=self._has_backward, certify=automatic)
 
     @guarded("the monitor")
     def on_train_batch_end(
@@ -181,13 +180,15 @@ class DiagnosticsMonitor(_Callback):
         """Ends the session."""
         self._close()
 
+    @guarded("the monitor", ends=True)
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Ends the session after an error of the user's, or Ctrl-C; hides no error behind one of its own."""
-        self.guard.clean_up("the monitor", self._close)
+        """Ends the session after an error of the user's, or Ctrl-C."""
+        self._close()
 
+    @guarded("the monitor", ends=True)
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Leaves nothing behind."""
-        self.guard.clean_up("the monitor", self.release)
+        self.release()
 
     def release(self) -> None:
         """Takes every hook out of the model."""

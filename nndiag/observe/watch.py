@@ -144,7 +144,7 @@ class Watch(contextlib.ExitStack):
 
     def _pre(self, name: str) -> Callable[..., None]:
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if torch.compiler.is_compiling():
+            if self._is_blind():
                 return
             call, is_outermost = None, not self._frames
             if self._sees(args):
@@ -159,7 +159,7 @@ class Watch(contextlib.ExitStack):
 
     def _post(self, name: str) -> Callable[..., None]:
         def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            if torch.compiler.is_compiling() or not any(frame.module is module for frame in self._frames):
+            if self._is_blind() or not any(frame.module is module for frame in self._frames):
                 return
             frame = self._frames.pop()
             while frame.module is not module:  # an exception below left frames behind
@@ -171,10 +171,14 @@ class Watch(contextlib.ExitStack):
 
         return after
 
+    def _is_blind(self) -> bool:
+        """While a graph is traced, and in recomputation: there the stack of modes is another one."""
+        return torch.compiler.is_compiling() or (not self._lexical and compat.is_in_backward())
+
     def _sees(self, args: tuple[Any, ...]) -> bool:
         if self._lexical:
             return True
-        if not torch.is_grad_enabled() or compat.is_in_backward():
+        if not torch.is_grad_enabled():
             return False
         return not any(isinstance(a, Tensor) and compat.is_functorch_wrapped(a) for a in args)
 

@@ -105,8 +105,22 @@ def functions(family: Family) -> tuple[CodeType, ...]:
     return tuple(found)
 
 
-@pytest.mark.parametrize("nth", [1, 3])
-@pytest.mark.parametrize("family", [MLP, NON_REENTRANT, STATEFUL], ids=by_name)
+@pytest.mark.parametrize(
+    ("family", "nth"),
+    [
+        pytest.param(MLP, 1, id="mlp-first-call"),
+        *(
+            pytest.param(family, nth, marks=pytest.mark.slow, id=f"{family.name}-call-{nth}")
+            for family, nth in (
+                (MLP, 3),
+                (NON_REENTRANT, 1),
+                (NON_REENTRANT, 3),
+                (STATEFUL, 1),
+                (STATEFUL, 3),
+            )
+        ),
+    ],
+)
 def test_fault_in_any_function_changes_nothing(family: Family, nth: int) -> None:
     failures: dict[str, Any] = {}
     for code in functions(family):
