@@ -15,6 +15,9 @@ from nndiag.report import Report
 from nndiag.rules import History
 from nndiag.snapshot import Snapshot
 
+GRACE = 20
+"""Steps in which healthy networks move fast too: nothing is measured from there."""
+
 
 @dataclass(frozen=True)
 class Update:
@@ -45,6 +48,8 @@ class Diagnosis:
         self.ledger = Ledger(self.selection)
         self.coverage = Coverage()
         self._first: Snapshot | None = None
+        self._previous: Snapshot | None = None
+        self._reference: Snapshot | None = None
         self._signature: tuple[Any, ...] = ()
 
     @property
@@ -56,7 +61,7 @@ class Diagnosis:
         """Reads, judges and files one snapshot."""
         if self._first is None:
             self._first = snapshot
-        visit = Visit(snapshot, self._first)
+        visit = self._visit(snapshot)
         readings: list[Reading] = _facts(snapshot)
         entries: list[CoverageEntry] = []
         for measure in self.measures:
@@ -68,6 +73,17 @@ class Diagnosis:
         rows += [entry for entry in entries if (entry.layer, entry.measure) not in measured]
         coverage = self._merge_coverage(Coverage(tuple(rows), snapshot.notes))
         return self.add_readings(snapshot.step, snapshot.layers, readings, coverage, snapshot)
+
+    def _visit(self, now: Snapshot) -> Visit:
+        """Puts a snapshot beside those it is compared with; after resume, beside none of before."""
+        samples = now.facts.get("probe_samples")
+        if self._previous is not None and self._previous.facts.get("probe_samples") != samples:
+            self._previous = self._reference = None
+        previous, self._previous = self._previous, now
+        visit = Visit(now, self._first or now, previous, self._reference)
+        if self._reference is None and samples and now.step >= GRACE:
+            self._reference = now
+        return visit
 
     def add_readings(
         self,

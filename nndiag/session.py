@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 import nndiag
 from nndiag.diagnosis import Diagnosis, Update
@@ -70,6 +71,7 @@ class Session:
         self._updated = False
         self._looked = False
         self._visits = 0
+        self._settings: dict[str, Scalar] = {}
         self._classes = 0
         self._closed = False
 
@@ -111,18 +113,21 @@ class Session:
             self.observers.probe.close_window()
 
     def before_update(
-        self, *, parameters: Sequence[Tensor] | None = None, gradients: bool = True, certify: bool = True
+        self, *, optimizer: Optimizer | None = None, gradients: bool = True, certify: bool = True
     ) -> None:
-        """An optimizer is about to change ``parameters`` (None: all).
+        """An optimizer is about to change its parameters (None: an unknown one, all).
 
         More optimizers of the same step add their gradients. With ``gradients=False`` no backward pass of
         this step has happened yet. With ``certify=False`` the probe waits for the end of the batch (manual
         optimization: more calls may follow).
         """
+        groups = optimizer.param_groups if optimizer is not None else []
+        parameters = [p for group in groups for p in group["params"]] if optimizer is not None else None
         with self._charged(self._step):
             if certify:
                 self._look()
             if self._is_visit:
+                self._settings |= _settings_of(groups)
                 self.guard.call(
                     *("the weights", self.observers.read_weights),
                     first=self._visits == 0,
@@ -157,6 +162,8 @@ class Session:
         self.guard.call("the probe", self.observers.settle_probe)
         if self._is_visit:
             self.guard.call("the probe", self.observers.replay)
+            if self.schedule.is_experiment(self._step):
+                self.guard.call("the probe's experiments", self.observers.experiment)
 
     def release(self) -> None:
         """Takes every hook out of the model."""
@@ -190,6 +197,8 @@ class Session:
         facts["output_units"] = self.observers.wiring.output_units
         facts["loss"] = _number(loss)
         facts["classes_seen"] = self._count_classes(labels)
+        facts["probe_samples"] = self.observers.samples
+        facts |= self._settings
         refusal = self.observers.refusal
         if refusal is not None:
             facts["probe_refused"] = refusal
@@ -240,6 +249,21 @@ def _number(loss: Any) -> float | None:
     if isinstance(loss, Tensor):
         return float(loss.detach()) if loss.numel() == 1 and not loss.is_complex() else None
     return float(loss) if isinstance(loss, (int, float)) else None
+
+
+def _settings_of(groups: Sequence[Mapping[str, Any]]) -> dict[str, Scalar]:
+    """The largest learning rate and weight decay of an optimizer's groups."""
+    found: dict[str, Scalar] = {}
+    for name in ("lr", "weight_decay"):
+        values = [float(group[name]) for group in groups if _is_on_host(group.get(name))]
+        if values:
+            found[name] = max(values)
+    return found
+
+
+def _is_on_host(value: object) -> bool:
+    """A number that costs nothing to read."""
+    return isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.device.type == "cpu")
 
 
 def _environment(total_steps: int | None) -> dict[str, Scalar]:

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 from torch import Tensor, nn
 
 from nndiag.guard import Guard
 from nndiag.layers import discover
 from nndiag.measures import Need
+from nndiag.observe.experiments import batch_statistics, dropout_masks
 from nndiag.observe.observation import Observation
-from nndiag.observe.probe import Probe
+from nndiag.observe.probe import Experiment, Probe
 from nndiag.observe.stream import Stream
 from nndiag.observe.taps import TapReader
+from nndiag.observe.taps.table import Variant
 from nndiag.observe.weights import WeightsObserver
 from nndiag.observe.wiring import Wiring
 from nndiag.options import MonitorOptions
-from nndiag.snapshot import Gap, Tap
+from nndiag.snapshot import Gap, Key, Tap
+from nndiag.statistics import Disagreement
+
+MASKS = 10
+"""Replays with dropout masks in one experiment."""
 
 
 class Observers:
@@ -63,6 +70,13 @@ class Observers:
             return f"refused: {self.probe.refusal.code}"
         return f"{self.probe.n} samples" if self.probe.certified else "not certified"
 
+    @property
+    def samples(self) -> str | None:
+        """Names the probe's set of samples once it is final; it changes when another batch is recorded."""
+        if self.probe is None or not (self.probe.certified and self.probe.is_complete):
+            return None
+        return f"{self.probe.n} samples"
+
     def arm_probe(self) -> None:
         """Makes the probe record the coming batch, if it still needs one."""
         if self.probe is not None and not (self.is_recording or self._has_tape) and self.probe.wants_capture:
@@ -88,13 +102,43 @@ class Observers:
         if probe is None or not probe.certified:
             self.stream.stands_in_for_probe = probe is None or probe.refusal is not None
             return
-        rows = None if probe.whole else probe.rows
-        reader = TapReader(self.wiring, self._needs, "probe", self._keeps, rows)
-        probe.replay(reader)
-        reader.finish_pass()
+        self._play(probe)
         for key in probe.stale:
-            reader.seen.notes.append(f"{key} is replayed on inputs frozen when they were recorded")
-        reader.seen.notes += [*probe.pinned, *probe.notes]
+            self._seen.notes.append(f"{key} is replayed on inputs frozen when they were recorded")
+        self._seen.notes += [*probe.pinned, *probe.notes]
+
+    def experiment(self) -> None:
+        """Replays that differ from evaluation in one thing, where a measure asks for them."""
+        probe = self.probe
+        if probe is None or not probe.certified:
+            return
+        roles = {(info.role, info.kind) for info in self.wiring.layers.values()}
+        if Need.BATCH_STATISTICS in self._needs and any("BatchNorm" in kind for _, kind in roles):
+            try:
+                self._play(probe, "batch", batch_statistics)
+            except Exception as error:  # one value a channel, for one: evaluation is not affected
+                self._seen.notes.append(f"no replay with the batch's own statistics: {error}"[:200])
+        if Need.DROPOUT_MASKS in self._needs and any(role == "dropout" for role, _ in roles):
+            self._compare_masks(probe)
+
+    def _compare_masks(self, probe: Probe) -> None:
+        """Outputs of the last call under several masks; filed under the layer that makes the output."""
+        layer = next((info.name for info in self.wiring.layers.values() if info.is_output), None)
+        outputs = []
+        for seed in range(MASKS):
+            played = probe.replay(experiment=functools.partial(dropout_masks, seed=seed))
+            logits = next((t for t in (played or [[]])[-1] if t.is_floating_point() and t.dim() > 1), None)
+            if logits is None:
+                return
+            outputs.append(logits)
+        if layer is not None:
+            self._seen.add(Key(layer, "output", "probe", "disagreement"), Disagreement.of(outputs))
+
+    def _play(self, probe: Probe, variant: Variant = "", experiment: Experiment = nullcontext) -> None:
+        rows = None if probe.whole else probe.rows
+        reader = TapReader(self.wiring, self._needs, "probe", self._keeps, rows, variant)
+        probe.replay(reader, experiment)
+        reader.finish_pass()
         self._seen.absorb(reader.seen)
 
     def read_weights(self, *, first: bool, only: Sequence[Tensor] | None, gradients: bool) -> None:

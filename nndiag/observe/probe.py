@@ -7,9 +7,12 @@ watching what each later one changes.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +27,9 @@ from nndiag.observe.tape import Leaf, Tape
 from nndiag.observe.values import Refusal, Refused, same
 from nndiag.observe.watch import Listener, Watch
 from nndiag.statistics import Rows
+
+Experiment = Callable[[nn.Module], AbstractContextManager[Any]]
+"""Makes a replay of a model differ from evaluation in one thing."""
 
 _STACK_LIMIT = 64 * 2**20
 _STACK_BATCHES = 64
@@ -64,6 +70,11 @@ class Probe:
     def certified(self) -> bool:
         """Whether the tape may be replayed."""
         return self._tape is not None and self.refusal is None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the samples are final: until then readings of two visits are not of the same ones."""
+        return self._is_complete
 
     @property
     def wants_capture(self) -> bool:
@@ -143,14 +154,27 @@ class Probe:
             text = f"the model's evaluation pass raises {type(error).__name__}: {error}"[:200]
             self._refuse(Refusal("replay-raised", text))
 
-    def replay(self, listener: Listener) -> None:
-        """One visit: plays the tape in the sandbox while the listener is told of every call."""
+    def replay(
+        self, listener: Listener | None = None, experiment: Experiment = contextlib.nullcontext
+    ) -> list[list[Tensor]]:
+        """One visit: plays the tape in the sandbox while the listener is told of every call.
+
+        Args:
+            listener: Who is told.
+            experiment: What is different from evaluation, entered around the replay.
+
+        Returns:
+            The output tensors of each module call; empty when the tape could not be played.
+        """
         if not self.certified or self._tape is None:
-            return
+            return []
         sandbox = Sandbox(self._root, self._pins)
+        outputs: list[list[Tensor]] = []
         try:
-            with sandbox, Watch(self._root, listener):
-                play(self._tape, gradients=self._needs_autograd)
+            with sandbox, experiment(self._root), contextlib.ExitStack() as stack:
+                if listener is not None:
+                    stack.enter_context(Watch(self._root, listener))
+                outputs = play(self._tape, gradients=self._needs_autograd)
         except (torch.OutOfMemoryError, MemoryError):
             self._refuse(Refusal("too-large", "there is no memory left for a replay"))
         except Refused as refused:
@@ -159,6 +183,7 @@ class Probe:
         if new:
             what = ", ".join(sorted(new)[:3])
             self._refuse(Refusal("late-change", f"a replay changed {what}, which certification did not"))
+        return outputs
 
     def _certify_first(self, tape: Tape) -> None:
         scan = State(self._root, False)

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 START_UP = frozenset({0, 1, 2, 3, 5, 8, 12, 16, *(t + b for t in range(20, 61, 10) for b in (0, 1))})
 """Steps at which every run is visited: dense at first, then in bursts of two."""
 
+EXPERIMENTS = frozenset({16, 31, 61})
+"""Start-up steps at which the probe also replays with something changed."""
+
 COUNTING_STEPS = 32
 """Steps from the first on during which the stream's counters run at every step."""
 
@@ -41,6 +44,13 @@ class Schedule:
         if step <= max(START_UP):
             return False
         return step % (self.cadence * stride) in (0, 1)
+
+    def is_experiment(self, step: int) -> bool:
+        """Whether a visit at ``step`` affords dear replays: less and less often, and at the end."""
+        if step in EXPERIMENTS or (self.total_steps is not None and step == self.total_steps - 1):
+            return True
+        bursts, offset = divmod(step, self.cadence)
+        return step > max(START_UP) and offset == min(1, self.cadence - 1) and bursts & (bursts - 1) == 0
 
     def is_counted(self, step: int) -> bool:
         """Whether the stream counts at ``step``, visit or not."""

@@ -81,7 +81,7 @@ class Stream:
         want = gradients and Need.GRADIENT_MOMENTS in self._needs
         self._reader = _StreamReader(
             *(self._wiring, self._needs, self._keeps, self._on_fault),
-            outputs=self.stands_in_for_probe,
+            stands_in=self.stands_in_for_probe,
             gradients=want,
         )
         self._watch = Watch(self._root, self._reader, on_fault=self._on_fault, lexical=False)
@@ -126,10 +126,10 @@ class _StreamReader(TapReader):
         keeps: Callable[[str], bool],
         on_fault: OnFault,
         *,
-        outputs: bool,
+        stands_in: bool,
         gradients: bool,
     ) -> None:
-        super().__init__(wiring, needs, "stream", keeps, outputs=outputs)
+        super().__init__(wiring, needs, "stream", keeps, stands_in=stands_in)
         self._gradients = gradients
         self._on_fault = on_fault
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
@@ -145,7 +145,7 @@ class _StreamReader(TapReader):
             if isinstance(x, Unreadable):
                 self.gap(info.name, "grad_output", x.reason)
             else:
-                self._file(info.name, "grad_output", "moments", Moments.of(x))
+                self.file(info.name, "grad_output", "moments", Moments.of(x))
 
     def close(self) -> None:
         """Takes the tensor hooks off again."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -51,6 +51,8 @@ class Wiring:
         self._edges: dict[str, TailEdges | None] = {}
         self._kinds: dict[tuple[str, ...], TailEdges | None] = {}
         self._ignored: set[str] = set()
+        self._given: set[int] = set()
+        self._first_readers: set[str] = set()
         self._awaited: dict[tuple[str, ...], Callable[[Tensor], Tensor] | None] = {}
         self._may_run = False
 
@@ -63,11 +65,14 @@ class Wiring:
                 an unknown module without parameters, to see whether it is an elementwise function.
         """
         self._may_run = may_run
+        if not self._given:
+            self._given = _memory((call.args, call.kwargs))
         info = self._resolve(call)
         if info is None:
             return None
         argument = call.args[0] if call.args else next(iter(call.kwargs.values()), None)
         source, made = self._source(argument)
+        is_first = not made and (not self._producers or bool(_memory(argument) & self._given))
         if info.role == "activation" or info.name not in self._modules:
             info = self._occurrence(info, source)
         if info.role == "activation":
@@ -76,6 +81,8 @@ class Wiring:
             self._seen.add(info.name)
             info = self._connect(replace(info, depth=next(self._order)), source, made)
         self.layers[info.name] = info
+        if is_first:
+            self._first_readers.add(info.name)
         return info
 
     def _occurrence(self, info: LayerInfo, source: LayerInfo | None) -> LayerInfo:
@@ -103,6 +110,8 @@ class Wiring:
     def finish_pass(self) -> None:
         """After a whole forward pass: whatever runs after the last layer with weights is output."""
         self._producers.clear()
+        self._given.clear()
+        self._first_readers.clear()
         awaited, self._awaited = self._awaited, {}
         for key, function in awaited.items():
             self._find_tails(key, function)
@@ -118,6 +127,10 @@ class Wiring:
     def output_units(self) -> int | None:
         """Units of the last layer with weights, once a pass was seen."""
         return next((info.units for info in self.layers.values() if info.is_output and info.units), None)
+
+    def reads_input(self, name: str) -> bool:
+        """Whether a layer that takes part in the pass under way reads what no other layer made."""
+        return name in self._first_readers
 
     def unseen(self) -> list[LayerInfo]:
         """Layers that no pass has called yet."""
@@ -216,14 +229,23 @@ class Wiring:
         return replace(info, source=source.name, unit_axis=source.unit_axis, units=info.units or source.units)
 
 
+def _memory(value: Any) -> set[int]:
+    """Where the tensors of a call's arguments live: a view is still the same data."""
+    return {t.untyped_storage()._cdata for t in every_tensor(value) if t.layout == torch.strided}
+
+
+def every_tensor(value: Any) -> Iterator[Tensor]:
+    """The tensors in nested tuples, lists and mappings."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (Mapping, tuple, list)):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from every_tensor(item)
+
+
 def first_tensor(value: Any) -> Tensor | None:
     """The first tensor in nested tuples, lists and mappings."""
-    if isinstance(value, Tensor):
-        return value
-    items = (
-        value.values() if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else ()
-    )
-    return next((t for t in map(first_tensor, items) if t is not None), None)
+    return next(every_tensor(value), None)
 
 
 def _version(tensor: Tensor) -> int:

@@ -1,6 +1,7 @@
 """Mergeable sufficient statistics: the only things that hold numbers computed on a device."""
 
 from nndiag.statistics.base import STATISTICS, Statistic
+from nndiag.statistics.disagreement import Disagreement
 from nndiag.statistics.entropy import AttentionEntropy
 from nndiag.statistics.histogram import Histogram
 from nndiag.statistics.law import WeightLaw
@@ -13,6 +14,7 @@ from nndiag.statistics.view import Rows, Unreadable, canonical, unreadable
 __all__ = [
     "STATISTICS",
     "AttentionEntropy",
+    "Disagreement",
     "Histogram",
     "Moments",
     "RowSignature",
