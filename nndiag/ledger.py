@@ -75,7 +75,14 @@ class Ledger:
         """One finding a rule, symptoms under their causes, the worst first."""
         rules = [rule for measure in measures for rule in measure.rules]
         stated = [self._state(rule, history) for rule in rules]
-        return _order(_group([f for f in stated if f is not None], history), history)
+        return _order(_group([f for f in stated if f is not None], history, self._harmless()), history)
+
+    def _harmless(self) -> frozenset[str]:
+        """Rules that speak at present of things that bring nothing about."""
+        spoken = [(id_, t.verdict) for (id_, _), t in self._tracks.items() if t.is_active and t.verdict]
+        return frozenset(
+            {id_ for id_, v in spoken if v.is_harmless} - {id_ for id_, v in spoken if not v.is_harmless}
+        )
 
     def _state(self, rule: Rule, history: History) -> Finding | None:
         tracks = {layer: t for (id_, layer), t in self._tracks.items() if id_ == rule.id and t.has_spoken}
@@ -135,12 +142,13 @@ def _rank(rule: Rule, track: _Track, depth: int) -> tuple[float, ...]:
     return (severity, badness, depth) if rule.lead == "worst" else (severity, depth, badness)
 
 
-def _group(findings: list[Finding], history: History) -> list[Finding]:
+def _group(findings: list[Finding], history: History, harmless: frozenset[str]) -> list[Finding]:
     """Puts a symptom under its cause: a declared consequence, not upstream of it, not before it."""
     causes: dict[str, list[Finding]] = {}
     tops: list[Finding] = []
     for finding in findings:
-        cause = next((other for other in findings if _explains(other, finding, history)), None)
+        candidates = (other for other in findings if other.rule not in harmless)
+        cause = next((other for other in candidates if _explains(other, finding, history)), None)
         if cause is None:
             tops.append(finding)
         else:

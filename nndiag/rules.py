@@ -6,6 +6,8 @@ checkpoint.
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -104,6 +106,17 @@ class View:
         """The history of a fact of the run: ``loss``, ``total_steps``, ``output_units`` ..."""
         return self.history.series.get(("run", name, None))
 
+    def loss_fell(self) -> float | None:
+        """The share by which the loss has fallen since the first visit; None where it is not known.
+
+        The middle one of the newest losses is taken: a single batch can be easy.
+        """
+        loss = self.run("loss")
+        if loss is None or not math.isfinite(loss.first.value) or loss.first.value == 0:
+            return None
+        newest = statistics.median(reading.value for reading in loss.recent)
+        return (loss.first.value - newest) / abs(loss.first.value)
+
     def of(self, layer: str | None) -> View:
         """The same view of another layer."""
         return View(self.history, self.measure, layer, self.threshold, self.source)
@@ -118,6 +131,8 @@ class Verdict:
     evidence: Mapping[str, Scalar] = field(default_factory=dict)
     places: tuple[str, ...] = ()
     """The layers to name in the finding, when they are not the one that was read."""
+    is_harmless: bool = False
+    """Whether this is a note about something that brings nothing else about."""
 
 
 @dataclass(frozen=True, slots=True)

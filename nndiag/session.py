@@ -7,6 +7,7 @@ optimizer is about to update, and when the batch has ended. Everything else happ
 from __future__ import annotations
 
 import contextlib
+import math
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ from nndiag.sinks import Sink
 from nndiag.snapshot import Snapshot
 
 DEFAULT_CADENCE = 50
+_NEVER = 2**62
 
 
 class Session:
@@ -71,6 +73,7 @@ class Session:
         self._updated = False
         self._looked = False
         self._visits = 0
+        self._first_bad: Tensor | None = None
         self._settings: dict[str, Scalar] = {}
         self._classes = 0
         self._closed = False
@@ -113,13 +116,18 @@ class Session:
             self.observers.probe.close_window()
 
     def before_update(
-        self, *, optimizer: Optimizer | None = None, gradients: bool = True, certify: bool = True
+        self,
+        *,
+        optimizer: Optimizer | None = None,
+        gradients: bool = True,
+        certify: bool = True,
+        scale: float = 1.0,
     ) -> None:
         """An optimizer is about to change its parameters (None: an unknown one, all).
 
         More optimizers of the same step add their gradients. With ``gradients=False`` no backward pass of
         this step has happened yet. With ``certify=False`` the probe waits for the end of the batch (manual
-        optimization: more calls may follow).
+        optimization: more calls may follow). ``scale`` is what a loss scaler multiplied the gradients by.
         """
         groups = optimizer.param_groups if optimizer is not None else []
         parameters = [p for group in groups for p in group["params"]] if optimizer is not None else None
@@ -133,6 +141,7 @@ class Session:
                     first=self._visits == 0,
                     only=parameters,
                     gradients=gradients,
+                    scale=scale,
                 )
             self._updated = True
 
@@ -142,6 +151,9 @@ class Session:
             if self._updated:
                 self._look()
                 self._last_step = self._step
+                self.guard.call("the loss", self._watch_loss, loss)
+                if self._is_visit:
+                    self.guard.call("the weights", self.observers.read_updates)
             self.release()
             if not (self._is_visit and self._updated):
                 return None
@@ -165,8 +177,22 @@ class Session:
             if self.schedule.is_experiment(self._step):
                 self.guard.call("the probe's experiments", self.observers.experiment)
 
+    def _watch_loss(self, loss: Tensor | float | None) -> None:
+        """Keeps the first step with a non-finite loss; on a device without being read before the next visit."""
+        if isinstance(loss, Tensor) and loss.device.type != "cpu":
+            if loss.numel() == 1:
+                bad = ~loss.detach().isfinite().reshape(())
+                step = torch.where(bad, self._step, _NEVER).to(torch.int64)
+                known = self._first_bad
+                self._first_bad = step if known is None else torch.minimum(known, step)
+            return
+        number = _number(loss)
+        if number is not None and not math.isfinite(number) and self._first_bad is None:
+            self._first_bad = torch.tensor(self._step)
+
     def release(self) -> None:
         """Takes every hook out of the model."""
+        self.guard.clean_up("the weights", self.observers.updates.forget)
         self.guard.clean_up("the stream", self.observers.stream.detach)
         self.guard.clean_up("the probe", self.observers.disarm_probe)
 
@@ -199,6 +225,9 @@ class Session:
         facts["classes_seen"] = self._count_classes(labels)
         facts["probe_samples"] = self.observers.samples
         facts |= self._settings
+        if self._first_bad is not None and int(self._first_bad) < _NEVER:
+            facts["first_non_finite_loss"] = int(self._first_bad)
+        facts |= {f"not in the optimizer: {layer}": True for layer in self.observers.updates.unowned}
         refusal = self.observers.refusal
         if refusal is not None:
             facts["probe_refused"] = refusal

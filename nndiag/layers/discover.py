@@ -1,14 +1,14 @@
-"""Finds the layers of a module, or of a bare state dict."""
+"""Finds the layers of a module."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from nndiag import compat
 from nndiag.layers.domains import Domain, Part
 from nndiag.layers.info import LayerInfo
 
@@ -18,8 +18,13 @@ _CONV_DIMS: dict[type[nn.Module], int] = {
     **dict.fromkeys((nn.Conv2d, nn.ConvTranspose2d), 2),
     **dict.fromkeys((nn.Conv3d, nn.ConvTranspose3d), 3),
 }
-_BATCH_NORMS = nn.modules.batchnorm._NormBase
+_NORM_DIMS: dict[type[nn.Module], int] = {
+    **dict.fromkeys((nn.BatchNorm2d, nn.InstanceNorm2d), 2),
+    **dict.fromkeys((nn.BatchNorm3d, nn.InstanceNorm3d), 3),
+}
 _LAYER_NORMS = (nn.LayerNorm, nn.RMSNorm)
+_Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+_Bounds = tuple[int | None, int | None]
 _ACTIVATIONS = tuple(
     getattr(nn.modules.activation, name)
     for name in nn.modules.activation.__all__
@@ -33,6 +38,20 @@ def strip_wrappers(name: str) -> str:
     return ".".join(parts)
 
 
+def named_layers(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every module below ``root`` that can be looked into, once under each of its names, wrappers stripped.
+
+    Scripted modules live in C++: neither their parameters nor their calls can be seen.
+    """
+    inner = root._modules.get("_orig_mod", root)
+    prefix = "module" if type(inner).__name__ in ("DistributedDataParallel", "DataParallel") else ""
+    for raw, module in root.named_modules(remove_duplicate=False):
+        if not isinstance(module, torch.jit.ScriptModule):
+            name = strip_wrappers(raw)
+            first, _, rest = name.partition(".")
+            yield rest if first == prefix else name, module
+
+
 def discover(module: nn.Module) -> dict[str, LayerInfo]:
     """The layers of a model by qualified name, in order of registration.
 
@@ -40,11 +59,7 @@ def discover(module: nn.Module) -> dict[str, LayerInfo]:
     """
     layers: dict[str, LayerInfo] = {}
     owners: dict[int, str] = {}
-    prefix = "module." if type(module).__name__ in ("DistributedDataParallel", "DataParallel") else ""
-    for raw, child in module.named_modules(remove_duplicate=False):
-        if isinstance(child, torch.jit.ScriptModule):
-            continue  # lives in C++: neither its parameters nor its calls can be seen
-        name = strip_wrappers(raw.removeprefix(prefix))
+    for name, child in named_layers(module):
         info = _describe(child, name, len(layers))
         if info is None:
             continue
@@ -79,47 +94,58 @@ def _own_parameters(module: nn.Module) -> dict[str, Tensor | None]:
 
 
 def _describe(module: nn.Module, name: str, depth: int) -> LayerInfo | None:
-    for kinds, describe in _DESCRIBERS:
-        if isinstance(module, kinds):
-            info = describe(module, name, depth)
-            parameters = [p for p in _own_parameters(module).values() if p is not None]
-            trainable = any(p.requires_grad for p in parameters) if parameters else True
-            return replace(info, trainable=trainable)
-    return _transposed_linear(module, name, depth)
+    describe = next((d for kinds, d in _DESCRIBERS if isinstance(module, kinds)), _transposed_linear)
+    info = describe(module, name, depth)
+    if info is None:
+        return None
+    parameters = [p for p in _own_parameters(module).values() if p is not None]
+    trainable = any(p.requires_grad for p in parameters) if parameters else True
+    return replace(info, trainable=trainable)
 
 
-def _rows_of(module: nn.Module, view: str, start: int | None, stop: int | None) -> tuple[Part, ...]:
-    """Parts of weight and bias; under a parametrization those of its originals that have one row a unit."""
+def _kind(module: nn.Module) -> str:
+    """The class name, without what parametrization and FSDP put before it when they swap the class."""
+    name = type(module).__name__
+    originals = (base.__name__ for base in type(module).__mro__)
+    return next((o for o in originals if name in (f"Parametrized{o}", f"FSDP{o}")), name)
+
+
+def _rows_of(module: nn.Module, view: str, units: int, bounds: _Bounds) -> tuple[Part, ...]:
+    """Parts of weight and bias; under a reparametrization those of its originals that have a row a unit."""
+    axis = 1 if view == "columns" else 0
     parts = []
     for key, parameter in _own_parameters(module).items():
         base = key.removeprefix("parametrizations.").partition(".")[0]
-        if parameter is None or not (base.startswith("weight") or base == "bias"):
+        if parameter is None:
             continue
-        cut = "rows" if base == "bias" else view
-        weight_bounds = _transposed_bounds(module, start, stop) if cut == "columns" else (start, stop)
-        bounds = (start, stop) if base == "bias" else weight_bounds
-        parts.append(Part(key, cut, *bounds))
+        if base == "bias":
+            parts.append(Part(key, "rows", *bounds))
+        elif key == "weight" or (
+            base.startswith("weight") and parameter.dim() > axis and parameter.shape[axis] == units
+        ):
+            parts.append(Part(key, view, *(_transposed_bounds(module, bounds) if axis else bounds)))
     return tuple(parts)
 
 
-def _transposed_bounds(
-    module: nn.Module, start: int | None, stop: int | None
-) -> tuple[int | None, int | None]:
+def _transposed_bounds(module: nn.Module, bounds: _Bounds) -> _Bounds:
     """A group's slice of the input axis, which a transposed convolution keeps first."""
-    if not isinstance(module, nn.modules.conv._ConvNd) or start is None or stop is None:
+    start, stop = bounds
+    if not isinstance(module, _Conv) or start is None or stop is None:
         return None, None
     inputs, index = module.in_channels // module.groups, start // (stop - start)
     return index * inputs, (index + 1) * inputs
 
 
 def _grouped_domains(module: nn.Module, view: str, units: int, groups: int) -> tuple[Domain, ...]:
-    if not isinstance(units, int) or units // groups < 2:
-        return ()
-    if groups == 1:
-        return (Domain("", _rows_of(module, view, None, None)),)
     size = units // groups
+    if size < 2:
+        return ()
+    rows = size if view == "columns" else units
+    slices: list[_Bounds] = [(g * size, (g + 1) * size) for g in range(groups)]
+    if groups == 1:
+        return (Domain("", _rows_of(module, view, rows, (None, None))),)
     return tuple(
-        Domain(f"group {g}", _rows_of(module, view, g * size, (g + 1) * size)) for g in range(groups)
+        Domain(f"group {g}", _rows_of(module, view, rows, bounds)) for g, bounds in enumerate(slices)
     )
 
 
@@ -130,7 +156,7 @@ def _weight_name(module: nn.Module) -> str | None:
 def _linear(module: nn.Linear, name: str, depth: int) -> LayerInfo:
     domains = _grouped_domains(module, "rows", module.out_features, 1)
     return LayerInfo(
-        *(name, type(module).__name__, "weight", depth, -1, module.out_features),
+        *(name, _kind(module), "weight", depth, -1, module.out_features),
         fan_in=module.in_features,
         fan_out=module.out_features,
         weight=_weight_name(module),
@@ -138,14 +164,14 @@ def _linear(module: nn.Linear, name: str, depth: int) -> LayerInfo:
     )
 
 
-def _conv(module: nn.modules.conv._ConvNd, name: str, depth: int) -> LayerInfo:
+def _conv(module: _Conv, name: str, depth: int) -> LayerInfo:
     view = "columns" if module.transposed else "rows"
     area = 1
     for size in module.kernel_size:
         area *= size
     dims = next(d for kind, d in _CONV_DIMS.items() if isinstance(module, kind))
     return LayerInfo(
-        *(name, type(module).__name__, "weight", depth, -(dims + 1), module.out_channels),
+        *(name, _kind(module), "weight", depth, -(dims + 1), module.out_channels),
         fan_in=module.in_channels // module.groups * area,
         fan_out=module.out_channels // module.groups * area,
         weight=_weight_name(module),
@@ -157,21 +183,24 @@ def _recurrent(module: nn.RNNBase, name: str, depth: int) -> LayerInfo:
     gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
     directions = ["", "_reverse"] if module.bidirectional else [""]
     suffixes = [f"l{layer}{way}" for layer in range(module.num_layers) for way in directions]
+    cuts = {suffix: _gate_parts(module, suffix, gates) for suffix in suffixes}
     return LayerInfo(
-        *(name, type(module).__name__, "recurrent", depth, -1, module.hidden_size),
-        domains=tuple(Domain(suffix, _gate_parts(module, suffix, gates)) for suffix in suffixes),
+        *(name, _kind(module), "recurrent", depth, -1, module.hidden_size),
+        domains=tuple(Domain(suffix, parts) for suffix, parts in cuts.items() if parts),
         activation="tanh" if gates > 1 else module.mode.rpartition("_")[2].lower(),
         odd=module.mode == "RNN_TANH",
     )
 
 
 def _recurrent_cell(module: nn.RNNCellBase, name: str, depth: int) -> LayerInfo:
-    gates = {nn.LSTMCell: 4, nn.GRUCell: 3}.get(type(module), 1)
+    gates = 4 if isinstance(module, nn.LSTMCell) else 3 if isinstance(module, nn.GRUCell) else 1
+    activation = module.nonlinearity if isinstance(module, nn.RNNCell) else "tanh"
     parts = _gate_parts(module, "", gates)
     return LayerInfo(
-        *(name, type(module).__name__, "recurrent", depth, -1, module.hidden_size),
-        domains=(Domain("", parts),),
-        activation="tanh" if gates > 1 else module.__dict__.get("nonlinearity", "tanh"),
+        *(name, _kind(module), "recurrent", depth, -1, module.hidden_size),
+        domains=(Domain("", parts),) if parts else (),
+        activation=activation,
+        odd=gates == 1 and activation == "tanh",
     )
 
 
@@ -214,39 +243,39 @@ def _attention(module: nn.MultiheadAttention, name: str, depth: int) -> LayerInf
     domains = [Domain("values", (*rows("v", "rows", 1), Part("out_proj.weight", "columns")))]
     if heads > 1:
         domains.insert(0, Domain("heads", (*per_head, columns)))
-    return LayerInfo(*(name, type(module).__name__, "attention", depth, -1, size), domains=tuple(domains))
+    return LayerInfo(*(name, _kind(module), "attention", depth, -1, size), domains=tuple(domains))
 
 
 def _embedding(module: nn.Embedding | nn.EmbeddingBag, name: str, depth: int) -> LayerInfo:
     """Units are columns; equal rows (padding, unused tokens) are normal."""
     return LayerInfo(
-        *(name, type(module).__name__, "embedding", depth, -1, module.embedding_dim),
+        *(name, _kind(module), "embedding", depth, -1, module.embedding_dim),
         domains=(Domain("", (Part("weight", "columns"),)),) if module.embedding_dim > 1 else (),
     )
 
 
 def _channel_norm(module: nn.Module, name: str, depth: int) -> LayerInfo:
-    dims = int(re.findall(r"(\d)d$", type(module).__name__)[0]) if type(module).__name__[-1] == "d" else 0
-    axis = -(dims + 1) if dims > 1 else 1
+    dims = next((d for kind, d in _NORM_DIMS.items() if isinstance(module, kind)), None)
+    axis = 1 if dims is None else -(dims + 1)
     units = module.__dict__.get("num_features", module.__dict__.get("num_channels"))
-    return LayerInfo(*(name, type(module).__name__, "norm", depth, axis, units))
+    return LayerInfo(*(name, _kind(module), "norm", depth, axis, units))
 
 
 def _feature_norm(module: nn.LayerNorm | nn.RMSNorm, name: str, depth: int) -> LayerInfo:
-    return LayerInfo(*(name, type(module).__name__, "norm", depth, -1, module.normalized_shape[-1]))
+    return LayerInfo(*(name, _kind(module), "norm", depth, -1, module.normalized_shape[-1]))
 
 
 def _dropout(module: nn.Module, name: str, depth: int) -> LayerInfo:
-    return LayerInfo(*(name, type(module).__name__, "dropout", depth))
+    return LayerInfo(*(name, _kind(module), "dropout", depth))
 
 
 def _activation(module: nn.Module, name: str, depth: int) -> LayerInfo:
-    return LayerInfo(*(name, type(module).__name__, "activation", depth))
+    return LayerInfo(*(name, _kind(module), "activation", depth))
 
 
 def _lazy(module: nn.Module, name: str, depth: int) -> LayerInfo:
     """Not built yet: its shapes are known after the first forward pass."""
-    return LayerInfo(name, type(module).__name__, "weight", depth)
+    return LayerInfo(name, _kind(module), "weight", depth)
 
 
 def _transposed_linear(module: nn.Module, name: str, depth: int) -> LayerInfo | None:
@@ -263,7 +292,7 @@ def _transposed_linear(module: nn.Module, name: str, depth: int) -> LayerInfo | 
     )
 
 
-_Describer = Callable[..., LayerInfo]
+_Describer = Callable[..., LayerInfo | None]
 _DESCRIBERS: tuple[tuple[type | tuple[type, ...], _Describer], ...] = (
     (nn.modules.lazy.LazyModuleMixin, _lazy),
     (nn.Linear, _linear),
@@ -272,108 +301,8 @@ _DESCRIBERS: tuple[tuple[type | tuple[type, ...], _Describer], ...] = (
     (nn.RNNCellBase, _recurrent_cell),
     (nn.MultiheadAttention, _attention),
     ((nn.Embedding, nn.EmbeddingBag), _embedding),
-    ((_BATCH_NORMS, nn.GroupNorm), _channel_norm),
+    ((*compat.CHANNEL_NORMS, nn.GroupNorm), _channel_norm),
     (_LAYER_NORMS, _feature_norm),
-    (nn.modules.dropout._DropoutNd, _dropout),
+    (compat.DROPOUTS, _dropout),
     (_ACTIVATIONS, _activation),
 )
-
-
-def discover_state_dict(state: Mapping[str, Tensor]) -> dict[str, LayerInfo]:
-    """The layers of a bare state dict; kind and units are inferred from names and shapes, and said so."""
-    layers: dict[str, LayerInfo] = {}
-    for module, keys in _by_module(state).items():
-        info = _infer(module, {key: state[f"{module}.{key}" if module else key] for key in keys}, len(layers))
-        if info is not None:
-            layers[info.name] = info
-    return layers
-
-
-def _by_module(state: Mapping[str, Tensor]) -> dict[str, list[str]]:
-    modules: dict[str, list[str]] = {}
-    for key in state:
-        head, dot, tail = key.partition(".parametrizations.")
-        module, _, name = (head, ".", f"parametrizations.{tail}") if dot else key.rpartition(".")
-        modules.setdefault(module, []).append(name)
-    return modules
-
-
-def _infer(name: str, tensors: Mapping[str, Tensor], depth: int) -> LayerInfo | None:
-    """A layer from the names and shapes of its tensors; None for what has no units to compare."""
-    if any(key.startswith(("weight_ih", "weight_hh")) for key in tensors):
-        return _infer_recurrent(name, tensors, depth)
-    weight = next((key for key in tensors if key in _WEIGHT_KEYS), None)
-    if weight is None or tensors[weight].dim() < 2 or tensors[weight].shape[0] < 2:
-        return None
-    shape = tuple(tensors[weight].shape)
-    kind = "Linear" if len(shape) == 2 else f"Conv{len(shape) - 2}d"
-    embedding = len(shape) == 2 and "bias" not in tensors and _is_embedding_name(name)
-    view = "columns" if embedding else "rows"
-    keys = [key for key in tensors if key in _WEIGHT_KEYS or key == "bias"]
-    parts = [Part(key, "rows" if key == "bias" else view) for key in _equal_rows(keys, tensors, view)]
-    return LayerInfo(
-        name=strip_wrappers(name),
-        kind="Embedding" if embedding else kind,
-        role="embedding" if embedding else "weight",
-        depth=depth,
-        unit_axis=-1 if len(shape) == 2 else -(len(shape) - 1),
-        units=shape[1] if embedding else shape[0],
-        fan_in=None if embedding else _product(shape[1:]),
-        fan_out=None if embedding else shape[0] * _product(shape[2:]),
-        weight=None if embedding or weight != "weight" else weight,
-        domains=(Domain("", tuple(parts)),),
-        inferred=f"kind from the shape {list(shape)} of {weight}",
-    )
-
-
-_WEIGHT_KEYS = (
-    *("weight", "weight_v", "weight_g", "weight_orig"),
-    *("parametrizations.weight.original", "parametrizations.weight.original1"),
-    *("parametrizations.weight.original0", "in_proj_weight"),
-)
-
-
-def _is_embedding_name(name: str) -> bool:
-    return re.search(r"(^|[._])(emb|embed\w*|wte|wpe|tok\w*|pos\w*)$", name) is not None
-
-
-def _equal_rows(keys: Iterable[str], tensors: Mapping[str, Tensor], view: str) -> list[str]:
-    """Keys whose tensor has one row a unit; an embedding's unit is a column, and it has no bias."""
-    keys = list(keys)
-    if view == "columns":
-        return keys[:1]
-    rows = max(tensors[key].shape[0] for key in keys)
-    return [key for key in keys if tensors[key].dim() and tensors[key].shape[0] == rows]
-
-
-def _infer_recurrent(name: str, tensors: Mapping[str, Tensor], depth: int) -> LayerInfo | None:
-    domains = []
-    for key in (key for key in tensors if key.startswith("weight_hh")):
-        suffix = key.removeprefix("weight_hh").removeprefix("_")
-        rows, size = tensors[key].shape
-        if rows % size:
-            continue
-        ending = f"_{suffix}" if suffix else ""
-        names = [
-            k + ending for k in ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if k + ending in tensors
-        ]
-        views = {key: "gates_recurrent"}
-        parts = tuple(Part(k, views.get(k, "gates"), blocks=rows // size) for k in names)
-        domains.append(Domain(suffix, parts))
-    if not domains:
-        return None
-    gates = domains[0].parts[0].blocks
-    kind = {4: "LSTM", 3: "GRU", 1: "RNN"}.get(gates, "RNN")
-    units = tensors[domains[0].parts[0].parameter].shape[0] // gates
-    return LayerInfo(
-        *(strip_wrappers(name), kind, "recurrent", depth, -1, units),
-        domains=tuple(domains),
-        inferred=f"{gates} gates from the shapes of weight_hh",
-    )
-
-
-def _product(values: Iterable[int]) -> int:
-    total = 1
-    for value in values:
-        total *= value
-    return total

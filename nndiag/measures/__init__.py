@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from nndiag.measures import coverage, initialization, neuron_symmetry, saturation
+from nndiag.measures import coverage, data, gradient_flow, initialization, neuron_symmetry, saturation
 from nndiag.measures.base import Measure, Need, Visit
 from nndiag.rules import Rule
 
 MEASURES: Mapping[str, Measure] = {
-    module.MEASURE.name: module.MEASURE for module in (saturation, neuron_symmetry, initialization, coverage)
+    module.MEASURE.name: module.MEASURE
+    for module in (
+        data,
+        saturation,
+        neuron_symmetry,
+        initialization,
+        gradient_flow,
+        coverage,
+    )
 }
 RULES: Mapping[str, Rule] = {
     rule.id: rule for rule in sorted((r for m in MEASURES.values() for r in m.rules), key=lambda r: r.id)

@@ -17,6 +17,7 @@ from nndiag.observe.probe import Experiment, Probe
 from nndiag.observe.stream import Stream
 from nndiag.observe.taps import TapReader
 from nndiag.observe.taps.table import Variant
+from nndiag.observe.updates import UpdatesObserver
 from nndiag.observe.weights import WeightsObserver
 from nndiag.observe.wiring import Wiring
 from nndiag.options import MonitorOptions
@@ -49,6 +50,9 @@ class Observers:
         )
         self.weights = WeightsObserver(
             root, {name: info for name, info in layers.items() if self._keeps(name)}, needs
+        )
+        self.updates = UpdatesObserver(
+            root, {alias: info.name for info in layers.values() for alias in info.aliases}, self._keeps
         )
         self.is_recording = False
         self._has_tape = False
@@ -141,10 +145,18 @@ class Observers:
         reader.finish_pass()
         self._seen.absorb(reader.seen)
 
-    def read_weights(self, *, first: bool, only: Sequence[Tensor] | None, gradients: bool) -> None:
-        """Signatures of parameters and gradients, as they are now."""
+    def read_weights(
+        self, *, first: bool, only: Sequence[Tensor] | None, gradients: bool, scale: float
+    ) -> None:
+        """Signatures and sizes of parameters and gradients, as they are now."""
         seen = self.weights.read(first=first, only=only, gradients=gradients, skip=self._seen.statistics)
         self._seen.absorb(seen)
+        if Need.PARAMETER_FLOW in self._needs:
+            self._seen.absorb(self.updates.before(only=only, scale=scale, gradients=gradients))
+
+    def read_updates(self) -> None:
+        """What the optimizers' steps made of the parameters."""
+        self._seen.absorb(self.updates.after())
 
     def take(self) -> Observation:
         """Everything seen since the last visit."""

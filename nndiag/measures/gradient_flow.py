@@ -1,0 +1,190 @@
+"""Gradient flow: do gradients reach every parameter while training goes on, and do updates fit the weights?
+
+Gradients of different layers are compared by unit saliency, |sum_j w_uj dL/dw_uj|: unlike a gradient's norm it
+does not change when a unit's incoming weights are scaled up and its outgoing ones down. The size of a step is
+|dW| / |W|.
+
+Sources: Hochreiter 1991, "Untersuchungen zu dynamischen neuronalen Netzen"; Bengio, Simard, Frasconi 1994,
+"Learning long-term dependencies with gradient descent is difficult"; Pascanu, Mikolov, Bengio 2013, "On the
+difficulty of training recurrent neural networks".
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from nndiag.findings import CoverageEntry, Reading, Scalar
+from nndiag.layers import LayerInfo
+from nndiag.measures.base import Measure, Need, Visit
+from nndiag.measures.gradient_rules import GRACE, RULES
+from nndiag.snapshot import Gap, Snapshot
+from nndiag.statistics import Moments, ParameterFlow, UpdateSize
+
+_NAME = "gradient_flow"
+_MATRICES = ("weight", "recurrent", "attention")
+
+
+class _Flow(NamedTuple):
+    """All parameters of one layer at one visit."""
+
+    layer: str
+    parameters: dict[str, ParameterFlow]
+    updates: dict[str, UpdateSize]
+
+
+def read(visit: Visit) -> Iterator[Reading | CoverageEntry]:
+    """Readings of every layer with trainable parameters, and of the network as a whole."""
+    now = visit.now
+    flows = _flows(now)
+    for flow in flows.values():
+        yield from _read_layer(now, flow)
+    for info in now.layers.values():
+        if info.name not in flows:
+            yield _why_not(now, info)
+    yield from _read_network(now, flows)
+    yield from _read_finite(now, flows)
+
+
+def _flows(now: Snapshot) -> dict[str, _Flow]:
+    found: dict[str, _Flow] = {}
+    for key, value in now.statistics.items():
+        part = key.statistic.partition("/")[2]
+        if isinstance(value, ParameterFlow):
+            found.setdefault(key.layer, _Flow(key.layer, {}, {})).parameters[part] = value
+        elif isinstance(value, UpdateSize):
+            found.setdefault(key.layer, _Flow(key.layer, {}, {})).updates[part] = value
+    return found
+
+
+def _why_not(now: Snapshot, info: LayerInfo) -> CoverageEntry:
+    if info.role in ("activation", "dropout") or not info.trainable:
+        reason = "frozen" if not info.trainable else "no parameters"
+        return CoverageEntry(info.name, _NAME, "not applicable", reason)
+    gap = now.gaps.get(Gap(info.name, "grad", "weights"))
+    if gap is not None:
+        return CoverageEntry(info.name, _NAME, "not observed", gap)
+    return CoverageEntry(info.name, _NAME, "not applicable", "no trainable parameters of its own")
+
+
+def _read_layer(now: Snapshot, flow: _Flow) -> Iterator[Reading]:
+    gradient = math.hypot(*(p.gradient for p in flow.parameters.values()))
+    entries = sum(int(p.entries) for p in flow.parameters.values())
+    yield Reading(_NAME, "gradient_norm", flow.layer, now.step, gradient, n=entries)
+    silent = [name for name, p in flow.parameters.items() if p.is_silent]
+    if flow.parameters:
+        detail: dict[str, Scalar] = {"silent": "|".join(silent), "parameters": "|".join(flow.parameters)}
+        quiet = sum(int(flow.parameters[name].entries) for name in silent)
+        detail |= {"entries": entries, "silent_entries": quiet, "called": flow.layer in _called(now)}
+        yield Reading(
+            _NAME, "silent_share", flow.layer, now.step, quiet / max(1, entries), None, entries, None, detail
+        )
+    yield from _read_updates(now, flow)
+
+
+def _called(now: Snapshot) -> set[str]:
+    """Layers seen in a forward pass, by themselves or through the activation behind them."""
+    seen = {key.layer for key in now.statistics if key.tap in ("input", "output")}
+    return seen | {now.layers[name].place for name in seen if name in now.layers}
+
+
+def _read_updates(now: Snapshot, flow: _Flow) -> Iterator[Reading]:
+    """The largest step over a layer's matrices, and whether anything of the layer moved at all."""
+    ratios = {
+        name: update.ratio
+        for name, update in flow.updates.items()
+        if name in flow.parameters and len(flow.parameters[name].saliency)
+    }
+    finite = {name: ratio for name, ratio in ratios.items() if math.isfinite(ratio)}
+    if finite:
+        name = max(finite, key=lambda each: finite[each])
+        sampled = int(flow.updates[name].sampled)
+        yield Reading(
+            *(_NAME, "update_ratio", flow.layer, now.step, finite[name]), n=sampled, detail={"of": name}
+        )
+    if flow.updates:
+        resting = [
+            name
+            for name, update in flow.updates.items()
+            if float(update.change) == 0 and name in flow.parameters and not flow.parameters[name].is_silent
+        ]
+        detail: dict[str, Scalar] = {"resting": "|".join(resting), "lr": now.facts.get("lr")}
+        detail["owned"] = now.facts.get(f"not in the optimizer: {flow.layer}") is None
+        share = len(resting) / len(flow.updates)
+        yield Reading(_NAME, "resting_share", flow.layer, now.step, share, detail=detail)
+
+
+def _read_network(now: Snapshot, flows: dict[str, _Flow]) -> Iterator[Reading]:
+    """The norm of the whole gradient, and how saliency changes from the last quarter of depth to the first."""
+    if not flows:
+        return
+    norms = [p.gradient for flow in flows.values() for p in flow.parameters.values()]
+    yield Reading(_NAME, "global_gradient_norm", None, now.step, math.hypot(*norms), n=len(norms))
+    depth = [
+        (info, saliency)
+        for info in now.layers.values()
+        if info.role in _MATRICES and (saliency := _saliency(flows.get(info.name))) is not None
+    ]
+    quarter = len(depth) // 4
+    if quarter == 0 or now.step < GRACE:
+        return
+    first, last = depth[:quarter], depth[-quarter:]
+    front, back = (statistics.median(s for _, s in part) for part in (first, last))
+    if back == 0 or front == 0:
+        return  # nothing arrives at all: that is for other rules
+    detail: dict[str, Scalar] = {
+        "first_layers": "|".join(info.name for info, _ in first),
+        "last_layers": "|".join(info.name for info, _ in last),
+        "first_saliency": front,
+        "last_saliency": back,
+    }
+    yield Reading(_NAME, "saliency_ratio", None, now.step, front / back, n=len(depth), detail=detail)
+
+
+def _saliency(flow: _Flow | None) -> float | None:
+    """Median over the units of a layer's matrices; None without a gradient."""
+    parts = [p.saliency for p in (flow.parameters.values() if flow else ()) if len(p.saliency)]
+    values = [float(value) for part in parts for value in part]
+    return statistics.median(values) if values else None
+
+
+def _read_finite(now: Snapshot, flows: dict[str, _Flow]) -> Iterator[Reading]:
+    """Whether a loss or a gradient was NaN or infinite, and where that began."""
+    step = now.facts.get("first_non_finite_loss")
+    blind = [
+        flow.layer for flow in flows.values() if any(int(p.non_finite) for p in flow.parameters.values())
+    ]
+    is_bad = step is not None or bool(blind)
+    ranks = {name: place for place, name in enumerate(now.layers)}
+    detail: dict[str, Scalar] = {"first_step": step if step is not None else now.step if blind else None}
+    detail["layer"] = _first_bad_output(now) or _last_bad_gradient(flows, blind, ranks)
+    detail["gradients"] = len(blind)
+    yield Reading(_NAME, "non_finite", None, now.step, float(is_bad), detail=detail)
+
+
+def _first_bad_output(now: Snapshot) -> str | None:
+    """The first layer in order of execution whose output held NaN or infinity."""
+    for info in now.layers.values():
+        found = (now.get(info.name, "output", observer, "moments") for observer in ("stream", "probe"))
+        if any(isinstance(moments, Moments) and int(moments.non_finite.sum()) for moments in found):
+            return info.name
+    return None
+
+
+def _last_bad_gradient(flows: dict[str, _Flow], bad: list[str], ranks: dict[str, int]) -> str | None:
+    """Gradients run backwards: the deepest bad one came first. Nothing is said when all are bad."""
+    if not bad or len(bad) == len(flows):
+        return None
+    return max(bad, key=lambda name: ranks.get(name, -1))
+
+
+MEASURE = Measure(
+    name=_NAME,
+    summary="Gradients over depth while training goes on, the size of updates, and what gets none.",
+    needs=frozenset({Need.PARAMETER_FLOW, Need.OUTPUT_MOMENTS}),
+    read=read,
+    rules=RULES,
+    worst={"saliency_ratio": "far from one", "gradient_norm": "high"},
+)

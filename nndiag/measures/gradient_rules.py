@@ -1,0 +1,312 @@
+"""The rules of gradient flow: ND601 to ND606."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+from nndiag.findings import Reading, Scalar, Severity
+from nndiag.rules import Advice, Case, Rule, Verdict, View
+
+_NAME = "gradient_flow"
+
+GRACE = 20
+"""Steps before gradients over depth are judged: zero-initialized heads and branches have healed by then."""
+
+SETTLED = 60
+"""Steps before the size of updates is judged: small initial weights grow in large relative steps."""
+
+STILL_BAD = 0.25
+"""A loss that has fallen by less than this share of its first value is still bad."""
+
+SPIKE = 100.0
+"""A gradient norm this many times its own median is an explosion."""
+
+TINY_STEP = 1e-5
+"""|dW| / |W| below which a step is too small to matter within a run."""
+
+SILENT_VISITS = 9
+"""Visits without a gradient before a parameter is said to receive none: the first one and the eight newest."""
+
+SILENT_SHARE = 0.25
+"""Share of all trainable numbers without a gradient from which that is a warning: an unused head is not."""
+
+
+def _is_bad(view: View) -> bool:
+    fell = view.loss_fell()
+    return fell is not None and not fell >= STILL_BAD
+
+
+def _judge_vanishing(view: View) -> Verdict | None:
+    """ND601: saliency in the first quarter of depth is below a thousandth of that in the last."""
+    ratio = view.now("saliency_ratio")
+    if ratio is None or ratio.value >= view.threshold:
+        return None
+    severity = Severity.WARNING if _is_bad(view) else Severity.INFO
+    places = tuple(str(ratio.detail["first_layers"]).split("|"))
+    return Verdict(severity, ratio.value, _losses(view) | _saliencies(ratio), places)
+
+
+def _judge_exploding(view: View) -> Verdict | None:
+    """ND602: saliency grows a thousandfold towards the input, or the gradient's norm jumps far above its median."""
+    norm = view.series("global_gradient_norm")
+    if norm is None or norm.last.step != view.step or view.step < GRACE:
+        return None
+    ratio = view.now("saliency_ratio")
+    usual = statistics.median(reading.value for reading in norm.recent)
+    jump = norm.last.value / usual if usual > 0 and math.isfinite(norm.last.value) else 0.0
+    evidence = _losses(view) | {"gradient_norm": norm.last.value, "median_gradient_norm": usual}
+    if ratio is not None and ratio.value > view.threshold:
+        places = tuple(str(ratio.detail["first_layers"]).split("|"))
+        return Verdict(_severity(view), ratio.value, evidence | _saliencies(ratio), places)
+    if jump > SPIKE:
+        return Verdict(_severity(view), jump, evidence | {"jump": round(jump, 1)})
+    return None
+
+
+def _severity(view: View) -> Severity:
+    fell = view.loss_fell()
+    return Severity.CRITICAL if fell is not None and not fell > -1 else Severity.WARNING
+
+
+def _saliencies(ratio: Reading) -> dict[str, Scalar]:
+    names = ("first_saliency", "last_saliency", "last_layers")
+    return {"saliency_ratio": ratio.value} | {name: ratio.detail[name] for name in names}
+
+
+def _losses(view: View) -> dict[str, Scalar]:
+    loss = view.run("loss")
+    return (
+        {} if loss is None else {"first_loss": round(loss.first.value, 4), "loss": round(loss.last.value, 4)}
+    )
+
+
+def _judge_update(view: View) -> Verdict | None:
+    """ND603: one step changes a weight matrix by more than a tenth; or hardly at all while the loss is bad."""
+    reading = view.now("update_ratio")
+    if reading is None or view.step < SETTLED:
+        return None
+    lr = view.run("lr")
+    evidence: dict[str, Scalar] = {"update_ratio": reading.value, "parameter": reading.detail["of"]}
+    evidence |= {"lr": lr.last.value if lr else None} | _losses(view)
+    if reading.value > view.threshold:
+        return Verdict(Severity.WARNING, reading.value, evidence)
+    is_warm = lr is None or lr.last.value >= 0.5 * max(r.value for r in (lr.first, *lr.recent))
+    if 0 < reading.value < TINY_STEP and is_warm and _is_bad(view):
+        return Verdict(Severity.INFO, reading.value, evidence)
+    return None
+
+
+def _judge_finite(view: View) -> Verdict | None:
+    """ND604: the loss or a gradient was NaN or infinite."""
+    reading = view.now("non_finite")
+    if reading is None or reading.value <= view.threshold:
+        return None
+    evidence: dict[str, Scalar] = dict(reading.detail)
+    loss = view.run("loss")
+    if loss is not None:
+        finite = [r.value for r in (loss.first, *loss.recent) if math.isfinite(r.value)]
+        evidence["last_finite_loss"] = round(finite[-1], 4) if finite else None
+    layer = reading.detail["layer"]
+    return Verdict(Severity.CRITICAL, reading.value, evidence, (str(layer),) if layer else ())
+
+
+def _judge_silent(view: View) -> Verdict | None:
+    """ND605: parameters that received no gradient, or zeros only, at every visit so far."""
+    series = view.series("silent_share")
+    if series is None or series.last.step != view.step or len(series.recent) < SILENT_VISITS - 1:
+        return None
+    seen = [set(str(r.detail["silent"]).split("|")) - {""} for r in (series.first, *series.recent)]
+    always = set.intersection(*seen)
+    if not always:
+        return None
+    trainable = _total(view, "entries")
+    share = int(series.last.detail["silent_entries"] or 0) / max(1, trainable)
+    network = _total(view, "silent_entries") / max(1, trainable)
+    evidence: dict[str, Scalar] = {"parameters": ", ".join(sorted(always)), "visits": len(seen)}
+    evidence |= {"share_of_trainable": round(share, 4), "silent_share_of_network": round(network, 4)}
+    evidence["called"] = series.last.detail["called"]
+    severity = Severity.WARNING if network >= SILENT_SHARE else Severity.INFO
+    return Verdict(severity, share, evidence)
+
+
+def _total(view: View, name: str) -> int:
+    """A sum over all layers that were read at this step."""
+    return sum(
+        int(series.last.detail[name] or 0)
+        for (measure, reading, _), series in view.history.series.items()
+        if measure == _NAME and reading == "silent_share" and series.last.step == view.step
+    )
+
+
+def _judge_resting(view: View) -> Verdict | None:
+    """ND606: parameters that get gradients and have never moved."""
+    series = view.series("resting_share")
+    if series is None or series.last.step != view.step or len(series.recent) < SILENT_VISITS - 1:
+        return None
+    seen = [set(str(r.detail["resting"]).split("|")) - {""} for r in (series.first, *series.recent)]
+    always = set.intersection(*seen)
+    if not always:
+        return None
+    detail = series.last.detail
+    evidence: dict[str, Scalar] = {"parameters": ", ".join(sorted(always)), "visits": len(seen)}
+    evidence |= {"in_optimizer": detail["owned"], "lr": detail["lr"]}
+    lost = bool(detail["owned"]) and bool(detail["lr"])
+    return Verdict(Severity.WARNING if lost else Severity.INFO, series.last.value, evidence)
+
+
+def _advise_vanishing(case: Case) -> Advice:
+    e = case.leading.evidence
+    return Advice(
+        f"Gradients fade on their way to the input: in {case.where} the median unit saliency is"
+        f" {float(e['saliency_ratio'] or 0):.1e} of that in the last layers, and the loss went from"
+        f" {e.get('first_loss')} to {e.get('loss')}.",
+        "Let the gradient through: ReLU-like activations instead of sigmoid or tanh in deep stacks, residual"
+        " connections, normalization between layers, or initial weights that keep the gradient's scale"
+        " (torch.nn.init.kaiming_normal_, xavier_normal_)."
+        " It worked when `nndiag/gradient_flow/saliency_ratio` is above 0.001 and the loss falls.",
+    )
+
+
+def _advise_exploding(case: Case) -> Advice:
+    e = case.leading.evidence
+    what = (
+        f"the gradient's norm is {float(e['jump'] or 0):.0f} times its median"
+        if "jump" in e
+        else f"saliency in {case.where} is {float(e['saliency_ratio'] or 0):.1e} times that in the last layers"
+    )
+    usual = float(e["median_gradient_norm"] or 0)
+    return Advice(
+        f"Gradients explode: {what} (norm {float(e['gradient_norm'] or 0):.3g}, median {usual:.3g}).",
+        f"Clip gradients (torch.nn.utils.clip_grad_norm_ at about {max(usual, 1e-3):.2g}) and lower the learning"
+        " rate; in recurrent networks also shorten the sequences that are backpropagated through."
+        " It worked when `nndiag/gradient_flow/global_gradient_norm` stays within ten times its median.",
+    )
+
+
+def _advise_update(case: Case) -> Advice:
+    e, ratio = case.leading.evidence, float(case.leading.evidence["update_ratio"] or 0)
+    if ratio < TINY_STEP:
+        return Advice(
+            f"A step changes {case.where} by {ratio:.1e} of its norm, and the loss is still {e.get('loss')}"
+            f" (first {e.get('first_loss')}).",
+            "Raise the learning rate: about 1e-3 of a weight's norm a step is usual."
+            " It worked when `nndiag/gradient_flow/update_ratio` is above 1e-5 and the loss falls.",
+        )
+    factor = ratio / 1e-2
+    return Advice(
+        f"Every step changes {case.where} by {ratio:.0%} of its norm: it cannot settle.",
+        f"Lower the learning rate (now {e.get('lr')}) by about {factor:.0f} times, or add warm-up."
+        " It worked when `nndiag/gradient_flow/update_ratio` is below 0.1; about 0.001 is usual.",
+    )
+
+
+def _advise_finite(case: Case) -> Advice:
+    e = case.leading.evidence
+    where = f"; the first layer with non-finite numbers was {case.layers[0]}" if case.layers else ""
+    return Advice(
+        f"NaN or infinity at step {e['first_step']}{where}. The last finite loss seen was"
+        f" {e.get('last_finite_loss')}. From there on nothing is learned.",
+        "Look for log(0), division by zero and exp of large numbers in the loss (use torch.nn.functional"
+        ".cross_entropy or log_softmax instead of log(softmax), add an eps), then lower the learning rate or clip"
+        " gradients; torch.autograd.set_detect_anomaly(True) names the operation."
+        " It worked when `nndiag/gradient_flow/non_finite` stays 0.",
+    )
+
+
+def _advise_silent(case: Case) -> Advice:
+    e = case.leading.evidence
+    return Advice(
+        f"No gradient reached {e['parameters']} of {case.where} at any of {e['visits']} visits"
+        f" ({float(e['silent_share_of_network'] or 0):.0%} of all trainable numbers get none).",
+        "If they shall learn, look for a detach(), a torch.no_grad() or an output that reaches no loss; if not, set"
+        " requires_grad_(False) to save memory."
+        " It worked when `nndiag/gradient_flow/silent_share` of this layer is 0.",
+    )
+
+
+def _advise_resting(case: Case) -> Advice:
+    e = case.leading.evidence
+    why = (
+        "their updates are smaller than the precision of the weights can hold: keep float32 master weights, or"
+        " raise the learning rate"
+        if e["in_optimizer"] and e["lr"]
+        else "they are in no optimizer, or its learning rate is 0: pass them to the optimizer, or set"
+        " requires_grad_(False) to save their gradients"
+    )
+    return Advice(
+        f"{e['parameters']} of {case.where} get gradients, and did not move at any of {e['visits']} visits.",
+        f"Most likely {why}. It worked when `nndiag/gradient_flow/resting_share` of this layer is 0.",
+    )
+
+
+RULES = (
+    Rule(
+        id="ND601",
+        name="vanishing-gradient",
+        measure=_NAME,
+        summary="gradients fade over depth while the loss is still bad",
+        reads="saliency_ratio",
+        judge=_judge_vanishing,
+        advise=_advise_vanishing,
+        threshold=1e-3,
+        lower_is_worse=True,
+    ),
+    Rule(
+        id="ND602",
+        name="exploding-gradient",
+        measure=_NAME,
+        summary="gradients grow beyond measure over depth, or from one visit to the next",
+        reads="global_gradient_norm",
+        judge=_judge_exploding,
+        advise=_advise_exploding,
+        threshold=1e3,
+        explains=("ND603", "ND604"),
+    ),
+    Rule(
+        id="ND603",
+        name="update-ratio",
+        measure=_NAME,
+        summary="a step changes a weight matrix by far too much, or hardly at all",
+        reads="update_ratio",
+        judge=_judge_update,
+        advise=_advise_update,
+        threshold=0.1,
+        explains=("ND101", "ND201", "ND202", "ND604"),
+    ),
+    Rule(
+        id="ND604",
+        name="non-finite",
+        measure=_NAME,
+        summary="the loss or a gradient was NaN or infinite",
+        reads="non_finite",
+        judge=_judge_finite,
+        advise=_advise_finite,
+        threshold=0.0,
+        persistence="at once",
+        explains=("ND602", "ND603", "ND605", "ND606"),
+    ),
+    Rule(
+        id="ND605",
+        name="no-gradient",
+        measure=_NAME,
+        summary="parameters that never receive a gradient",
+        reads="silent_share",
+        judge=_judge_silent,
+        advise=_advise_silent,
+        threshold=0.0,
+        lead="earliest",
+    ),
+    Rule(
+        id="ND606",
+        name="parameter-not-updated",
+        measure=_NAME,
+        summary="parameters that get gradients and never move",
+        reads="resting_share",
+        judge=_judge_resting,
+        advise=_advise_resting,
+        threshold=0.0,
+        lead="earliest",
+    ),
+)
+"""In the order of the catalogue."""

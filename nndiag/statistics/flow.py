@@ -1,0 +1,132 @@
+"""ParameterFlow: the sizes of one parameter, of its gradient and of its update."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from nndiag.statistics.base import Statistic
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ParameterFlow(Statistic):
+    """Norms of one parameter before an update.
+
+    The norm of a gradient is kept as its largest entry times the norm of what is left, because squares of
+    1e-25 vanish in float32 and squares of 1e25 overflow.
+
+    Attributes:
+        entries: [] numbers in the parameter.
+        weight: [] Euclidean norm of the parameter.
+        gradient_peak: [] largest finite |gradient|.
+        gradient_rest: [] norm of the gradient divided by ``gradient_peak``.
+        non_finite: [] NaN and infinite entries of the gradient.
+        saliency: [n] |sum_j w_uj g_uj| of each unit u (first axis); empty for vectors. It does not change
+            when a unit's incoming weights are scaled up and its outgoing ones down.
+        has_gradient: [] 1 where there was a gradient, else 0.
+    """
+
+    name: ClassVar[str] = "flow"
+    entries: Tensor
+    weight: Tensor
+    gradient_peak: Tensor
+    gradient_rest: Tensor
+    non_finite: Tensor
+    saliency: Tensor
+    has_gradient: Tensor
+
+    @classmethod
+    def of(cls, parameter: Tensor, gradient: Tensor | None) -> Self:
+        """Reads one parameter.
+
+        Args:
+            parameter: Any shape; the first axis holds the units.
+            gradient: Of the same shape; None: there is none.
+        """
+        w = _float(parameter)
+        zero = torch.zeros((), device=w.device)
+        peak, rest, bad, saliency = zero, zero, zero.long(), torch.empty(0)
+        if gradient is not None:
+            g = _float(gradient)
+            finite = g.isfinite()
+            bad = (~finite).sum()
+            g = torch.where(finite, g, 0)
+            peak = torch.linalg.vector_norm(g, torch.inf)
+            unit = g / peak.clamp(min=torch.finfo(g.dtype).tiny)
+            rest = torch.linalg.vector_norm(unit)
+            if w.dim() > 1:
+                saliency = (w * unit).flatten(1).sum(1).abs().double() * peak.double()
+        return cls(
+            entries=torch.tensor(w.numel(), device=w.device),
+            weight=torch.linalg.vector_norm(w),
+            gradient_peak=peak,
+            gradient_rest=rest,
+            non_finite=bad,
+            saliency=saliency,
+            has_gradient=torch.tensor(int(gradient is not None), device=w.device),
+        )
+
+    def merge(self, other: Self) -> Self:
+        """Parameters are not a sample: the newer reading stands."""
+        self._check(other, "entries")
+        return other
+
+    @property
+    def gradient(self) -> float:
+        """Euclidean norm of the finite part of the gradient."""
+        return float(self.gradient_peak) * float(self.gradient_rest)
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether there was no gradient, or one of exact zeros."""
+        return not int(self.has_gradient) or (float(self.gradient_peak) == 0 and not int(self.non_finite))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class UpdateSize(Statistic):
+    """What one step made of a sample of a parameter's entries.
+
+    Attributes:
+        change: [] norm of the difference.
+        weight: [] norm before the step.
+        sampled: [] entries compared.
+    """
+
+    name: ClassVar[str] = "update"
+    change: Tensor
+    weight: Tensor
+    sampled: Tensor
+
+    @classmethod
+    def of(cls, before: Tensor, after: Tensor) -> Self:
+        """Compares two equally drawn samples.
+
+        Args:
+            before: [m] entries before the step.
+            after: [m] the same entries after it.
+        """
+        old, new = _float(before), _float(after)
+        return cls(
+            change=torch.linalg.vector_norm(new - old),
+            weight=torch.linalg.vector_norm(old),
+            sampled=torch.tensor(old.numel(), device=old.device),
+        )
+
+    def merge(self, other: Self) -> Self:
+        """The newer step stands."""
+        self._check(other)
+        return other
+
+    @property
+    def ratio(self) -> float:
+        """|dW| / |W|; infinite where a parameter left zero."""
+        change, weight = float(self.change), float(self.weight)
+        return change / weight if weight > 0 else float("inf") if change > 0 else 0.0
+
+
+def _float(x: Tensor) -> Tensor:
+    x = x.detach()
+    return x if x.dtype == torch.float64 else x.float()
