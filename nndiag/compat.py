@@ -14,6 +14,25 @@ import torch
 from torch import Tensor, nn
 
 
+def _bases(module: Any, private: str, *public: type[nn.Module]) -> tuple[type[nn.Module], ...]:
+    """The private common base of public classes, which covers classes of others; else those classes."""
+    base = getattr(module, private, None)
+    return public if base is None else (base,)
+
+
+CHANNEL_NORMS = _bases(
+    *(nn.modules.batchnorm, "_NormBase", nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+)
+"""Normalizations with one statistic a channel."""
+
+DROPOUTS = _bases(
+    *(nn.modules.dropout, "_DropoutNd", nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
+    *(nn.AlphaDropout, nn.FeatureAlphaDropout),
+)
+"""Every kind of dropout."""
+
+
 def is_in_backward() -> bool:
     """Whether autograd is running: a forward pass seen now is a recomputation."""
     current = getattr(torch._C, "_current_graph_task_id", None)

@@ -12,6 +12,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LISTED = 40
+"""Known names that a message lists: a network may have thousands of layers."""
+
 
 class NNDiagError(Exception):
     """Base of every exception nndiag raises on purpose."""
@@ -26,7 +29,9 @@ class ConfigurationError(NNDiagError, ValueError):
         names = sorted(known)
         near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.4)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        return cls(f"`{argument}`: {value!r} is not known.{hint} Expected one of: {', '.join(names)}.")
+        more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+        listed = f" Expected one of: {', '.join(names[:_LISTED])}{more}." if names else ""
+        return cls(f"`{argument}`: {value!r} is not known.{hint}{listed}")
 
     @classmethod
     def expected(cls, argument: str, expected: str, value: object) -> ConfigurationError:

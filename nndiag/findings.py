@@ -72,10 +72,10 @@ class Reading:
             record["layer"],
             int(record["step"]),
             float(record["value"]),
-            record.get("resolution"),
+            number(record.get("resolution")),
             record.get("n"),
             None if units is None else tuple(float(unit) for unit in units),
-            record.get("detail", {}),
+            numbers(record.get("detail", {})),
         )
 
 
@@ -184,7 +184,7 @@ class Finding:
         fields["layers"] = tuple(record["layers"])
         fields["value"] = None if record["value"] is None else float(record["value"])
         fields["threshold"] = None if record["threshold"] is None else float(record["threshold"])
-        fields["evidence"] = dict(record["evidence"])
+        fields["evidence"] = numbers(record["evidence"])
         fields["related"] = tuple(cls.from_dict(symptom) for symptom in record["related"])
         return cls(**fields)
 
@@ -204,6 +204,16 @@ def worst(findings: Iterable[Finding]) -> Severity | None:
 def plain_number(value: float) -> float | str:
     """JSON has no NaN or infinity: they become the strings "nan", "inf", "-inf"."""
     return value if math.isfinite(value) else str(float(value))
+
+
+def number(value: Any) -> Any:
+    """The inverse of ``plain_number``; anything but its three strings stays as it is."""
+    return float(value) if isinstance(value, str) and value in ("nan", "inf", "-inf") else value
+
+
+def numbers(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of ``plain`` on plain facts."""
+    return {key: number(value) for key, value in facts.items()}
 
 
 def plain(value: Any) -> Any:

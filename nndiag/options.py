@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -46,21 +46,21 @@ class Selection:
         Raises:
             ConfigurationError: naming the argument, what was expected, and the nearest known name.
         """
-        for name in _strings("measures", measures) or ():
+        chosen = _strings("measures", measures, may_be_empty=False)
+        for name in chosen or ():
             if name not in MEASURES:
                 raise ConfigurationError.unknown("measures", name, MEASURES)
-        for argument, patterns in (("select", select), ("ignore", ignore)):
-            for pattern in _strings(argument, patterns) or ():
-                _check_rule_pattern(argument, pattern)
-        for rule, value in (thresholds or {}).items():
-            _check_threshold(rule, value)
-        return cls(
-            _strings("measures", measures),
-            _strings("layers", layers),
-            _strings("select", select),
-            _strings("ignore", ignore) or (),
-            {rule: float(value) for rule, value in (thresholds or {}).items()},
-        )
+        patterns = _strings("layers", layers, may_be_empty=False)
+        judged = {argument: _strings(argument, v) for argument, v in (("select", select), ("ignore", ignore))}
+        for argument, rules in judged.items():
+            for rule in rules or ():
+                _check_rule_pattern(argument, rule)
+        if not isinstance(thresholds, Mapping | None):
+            raise ConfigurationError.expected("thresholds", "a mapping from rule ids to numbers", thresholds)
+        for rule_id, value in (thresholds or {}).items():
+            _check_threshold(rule_id, value)
+        limits = {rule_id: float(value) for rule_id, value in (thresholds or {}).items()}
+        return cls(chosen, patterns, judged["select"], judged["ignore"] or (), limits)
 
     def check_layers(self, names: Iterable[str]) -> None:
         """Checks that every layer pattern fits some layer.
@@ -90,28 +90,35 @@ class Selection:
         return self.select is None or any(_covers(pattern, rule, layer) for pattern in self.select)
 
 
-def _strings(argument: str, values: Sequence[str] | None) -> tuple[str, ...] | None:
+def _strings(
+    argument: str, values: Sequence[str] | None, *, may_be_empty: bool = True
+) -> tuple[str, ...] | None:
     """A bare string is a common slip: its letters would be taken for names."""
     if values is None:
         return None
-    if isinstance(values, str) or not isinstance(values, Iterable):
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
         raise ConfigurationError.expected(argument, "a sequence of strings", values)
-    for value in values:
+    strings = tuple(values)
+    for value in strings:
         if not isinstance(value, str) or not value.strip("!"):
             raise ConfigurationError.expected(argument, "a sequence of non-empty strings", value)
-    return tuple(values)
+    if not strings and not may_be_empty:
+        raise ConfigurationError.expected(argument, "at least one string, or None for all", values)
+    return strings
 
 
 def _check_rule_pattern(argument: str, pattern: str) -> None:
-    rule = pattern.partition(":")[0]
+    rule, colon, glob = pattern.partition(":")
+    if colon and not glob:
+        raise ConfigurationError.expected(argument, 'rules as "ND202" or "ND202:layer"', pattern)
     if not any(known.startswith(rule) for known in RULES):
         raise ConfigurationError.unknown(argument, rule, RULES)
 
 
-def _check_threshold(rule: str, value: object) -> None:
+def _check_threshold(rule: object, value: object) -> None:
     if rule not in RULES:
         raise ConfigurationError.unknown("thresholds", rule, RULES)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if not _is_number(value):
         raise ConfigurationError.expected(f"thresholds[{rule!r}]", "a finite number", value)
 
 
@@ -173,19 +180,24 @@ class MonitorOptions:
             raise ConfigurationError.expected("max_overhead", "a number above 0, or None", max_overhead)
         if stop_on is not None and stop_on not in list(Severity):
             raise ConfigurationError.unknown("stop_on", stop_on, Severity)
-        if log_dir is not None and not isinstance(log_dir, (str, os.PathLike)):
+        if log_dir is not None and not _is_path(log_dir):
             raise ConfigurationError.expected("log_dir", "a path, or None", log_dir)
+        if not isinstance(html, bool) and not _is_path(html):
+            raise ConfigurationError.expected("html", "True, False, or a path", html)
+        for argument, value in (("probe", probe), ("console", console), ("strict", strict)):
+            if not isinstance(value, bool):
+                raise ConfigurationError.expected(argument, "True or False", value)
         return cls(
             selection=Selection.checked(measures, layers, select, ignore, thresholds),
             every_n=every_n_train_steps,
-            probe=bool(probe),
+            probe=probe,
             probe_samples=probe_samples,
             max_overhead=max_overhead,
             log_dir=None if log_dir is None else os.fspath(log_dir),
-            console=bool(console),
-            html=html,
+            console=console,
+            html=html if isinstance(html, bool) else os.fspath(html),
             stop_on=None if stop_on is None else Severity(stop_on),
-            strict=bool(strict),
+            strict=strict,
         )
 
     def with_cadence(self, every_n: int) -> Self:
@@ -194,7 +206,14 @@ class MonitorOptions:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    is_real = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_real and abs(value) <= sys.float_info.max
+
+
+def _is_path(value: object) -> bool:
+    """Whether this is a path as text; an empty one would mean the working directory."""
+    path = os.fspath(value) if isinstance(value, os.PathLike) else value
+    return isinstance(path, str) and path != ""
 
 
 def _check_count(argument: str, value: object) -> None:

@@ -10,10 +10,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from nndiag.errors import CheckpointError
 from nndiag.findings import Scalar
@@ -105,12 +106,17 @@ class Snapshot:
             with safe_open(str(path), framework="pt") as file:
                 header = json.loads((file.metadata() or {})["nndiag"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (KeyError, OSError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"{path} is not an nndiag snapshot: {error}") from error
-        except Exception as error:  # safetensors raises its own type, which it does not export
-            raise CheckpointError(f"{path} is not a safetensors file: {error}") from error
-        if header["schema_version"] > SCHEMA_VERSION:
-            raise CheckpointError(f"{path} was written by a newer nndiag: upgrade nndiag to read it.")
+            if header["schema_version"] > SCHEMA_VERSION:
+                raise CheckpointError(f"{path} was written by a newer nndiag: upgrade nndiag to read it.")
+            return cls._from_header(header, tensors)
+        except CheckpointError:
+            raise
+        except Exception as error:  # safetensors raises its own type; a header made by others, any
+            cause = " ".join(f"{type(error).__name__}: {error}".split())
+            raise CheckpointError(f"{path} is not an nndiag snapshot: {cause}") from error
+
+    @classmethod
+    def _from_header(cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Snapshot:
         layers = {row["name"]: LayerInfo.from_dict(row) for row in header["layers"]}
         parts: dict[int, dict[str, object]] = {}
         for name, tensor in tensors.items():
@@ -122,11 +128,11 @@ class Snapshot:
         }
         gaps = {Gap(*row[:3]): row[3] for row in header["gaps"]}
         return cls(
-            header["step"],
+            int(header["step"]),
             header["source"],
             layers,
             statistics,
             gaps,
-            header["facts"],
+            dict(header["facts"]),
             tuple(header["notes"]),
         )

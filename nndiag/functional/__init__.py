@@ -2,7 +2,26 @@
 
 from nndiag.functional.attention import jacobian_share, normalized_entropy
 from nndiag.functional.cosine_null import max_cosine_pvalue, max_cosine_quantile
+from nndiag.functional.distances import (
+    debiased,
+    hellinger2,
+    hellinger2_floor,
+    jeffreys,
+    mean_shift,
+    scale_shift,
+    sigma_equiv,
+)
+from nndiag.functional.homogeneity import Dispersion, Homogeneity, homogeneity, label_dispersion
 from nndiag.functional.initialization import LAWS, Law, critical_gain, fitting_laws, ks_critical
+from nndiag.functional.normalization import (
+    SignalGain,
+    effective_rate,
+    ema_batches,
+    ema_noise,
+    log_scale_spread,
+    signal_gain,
+    warm_up,
+)
 from nndiag.functional.orbits import (
     SymmetryIndex,
     UnitVerdict,
@@ -16,22 +35,40 @@ from nndiag.functional.tails import ELEMENTWISE, TailEdges, tail_edges
 __all__ = [
     "ELEMENTWISE",
     "LAWS",
+    "Dispersion",
+    "Homogeneity",
     "Law",
+    "SignalGain",
     "SymmetryIndex",
     "TailEdges",
     "UnitVerdict",
     "critical_gain",
+    "debiased",
+    "effective_rate",
+    "ema_batches",
+    "ema_noise",
     "equal_rows",
     "fitting_laws",
     "gradient_ratios",
+    "hellinger2",
+    "hellinger2_floor",
+    "homogeneity",
     "jacobian_share",
+    "jeffreys",
     "judge_units",
     "ks_critical",
+    "label_dispersion",
+    "log_scale_spread",
     "max_cosine_pvalue",
     "max_cosine_quantile",
+    "mean_shift",
     "normalized_entropy",
+    "scale_shift",
+    "sigma_equiv",
+    "signal_gain",
     "symmetry_index",
     "tail_edges",
     "total_gain",
     "variance_share",
+    "warm_up",
 ]

@@ -31,7 +31,9 @@ def equal_rows(rows: Floats, tolerance: float) -> Labels:
     """
     count, width = rows.shape
     direction = np.random.default_rng(0).standard_normal(width)
-    projections = rows @ (direction / max(float(np.linalg.norm(direction)), 1e-300))
+    direction /= max(float(np.linalg.norm(direction)), 1e-300)
+    # Summed row by row: a matrix product may round equal rows differently, which counts at tolerance zero.
+    projections = (rows * direction).sum(axis=1)
     labels = np.full(count, -1, dtype=np.int64)
     window: list[int] = []
     classes = 0

@@ -110,11 +110,11 @@ def tail_edges(name: str, function: Callable[[Tensor], Tensor]) -> TailEdges:
 
 
 def _slope(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """|f'| at each point; a function that does not depend on x has slope 0."""
-    with torch.enable_grad():
+    """|f'| at each point; 0 where f does not depend on x, or autograd cannot follow it, as with steps."""
+    with torch.inference_mode(False), torch.enable_grad():
         leaf = x.detach().clone().requires_grad_()
         y = function(leaf.clone())
-        (gradient,) = torch.autograd.grad(y.sum(), leaf, allow_unused=True, materialize_grads=True)
+        (gradient,) = torch.autograd.grad(y.sum() + 0 * leaf.sum(), leaf)
     return gradient.abs().nan_to_num()
 
 

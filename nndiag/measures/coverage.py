@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from nndiag.findings import CoverageEntry, Reading, Severity
 from nndiag.measures.base import Measure, Visit
 from nndiag.rules import Advice, Case, Rule, Verdict, View
+from nndiag.snapshot import Snapshot
 
 _NAME = "coverage"
 
@@ -19,7 +20,9 @@ def read(visit: Visit) -> Iterator[Reading | CoverageEntry]:
     now = visit.now
     blind = {gap.layer: why for gap, why in now.gaps.items() if gap.tap in ("input", "output")}
     seen = {key.layer for key in now.statistics if key.tap in ("input", "output")}
-    unseen = [layer for layer in blind if layer is not None and layer not in seen]
+    unseen = [
+        layer for layer in blind if layer is not None and layer not in seen and not _is_part(now, layer)
+    ]
     reasons = "; ".join(dict.fromkeys(blind[layer] for layer in unseen))
     yield Reading(
         *(_NAME, "layers_not_observed", None, now.step, float(len(unseen))),
@@ -39,6 +42,12 @@ def read(visit: Visit) -> Iterator[Reading | CoverageEntry]:
         *(_NAME, "probe_refused", None, now.step, float(refusal is not None)),
         detail={"why": str(refusal)} if refusal is not None else {},
     )
+
+
+def _is_part(now: Snapshot, layer: str) -> bool:
+    """Whether a layer is computed by the attention module it belongs to, and never called by itself."""
+    owner = now.layers.get(layer.rpartition(".")[0])
+    return owner is not None and owner.role == "attention"
 
 
 def _judge(reading_name: str, severity: Severity, view: View) -> Verdict | None:
@@ -63,7 +72,8 @@ def _judge_refused(view: View) -> Verdict | None:
 def _advise_unseen(case: Case) -> Advice:
     e, count = case.leading.evidence, int(case.leading.value or 0)
     return Advice(
-        f"The activations of {count} layers could not be seen ({e.get('layers')}): {e.get('reasons')}.",
+        f"The activations of {count} layer{'s' if count > 1 else ''} could not be seen ({e.get('layers')}):"
+        f" {e.get('reasons')}.",
         "Nothing is concluded about these layers. If they matter, see the reasons above: a layer inside a compiled"
         " function is seen when the module is compiled instead of the function.",
     )

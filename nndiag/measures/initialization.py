@@ -246,7 +246,8 @@ def _advise_law(case: Case) -> Advice:
         f"{case.where}: initial weights follow {e['laws']} (std {e['std']}); fan_in Var(W) is"
         f" {e['gain_over_critical']} of its critical value for {e['activation'] or 'a linear layer'}.",
         f"For wide plain stacks the std that keeps signals is {_critical_std(e):.3g}. With residual connections or"
-        " normalization other scales can be right: judge by the gradient gain.",
+        " normalization other scales can be right. It worked when `nndiag/initialization/gradient_gain` at step 0"
+        " is nearer to 1.",
     )
 
 

@@ -9,6 +9,7 @@ Source: Goodfellow, Bengio, Courville 2016, "Deep Learning", 8.4.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -99,6 +100,12 @@ def _read_fate(
     now: Snapshot, info: LayerInfo, signatures: list[RowSignature]
 ) -> Iterator[Reading | CoverageEntry]:
     """What gradients make of duplicated units."""
+    loss = now.facts.get("loss")
+    if isinstance(loss, float) and not math.isfinite(loss):
+        yield CoverageEntry(
+            info.name, _NAME, "not observed", "the loss was not finite when it was to be judged"
+        )
+        return
     known = [s for s in signatures if s.has_gradients]
     if not known:
         reason = now.gaps.get(Gap(info.name, "grad", "weights"), "no gradient at this step")
@@ -250,7 +257,8 @@ def _advise_width(case: Case) -> Advice:
     return Advice(
         f"{case.where}: {e['distinct']} of {e['units']} units are distinct up to 0.2%{sign}.{zero}",
         f"The layer can be cut to {e['distinct']} units without changing what it computes (add the outgoing weights"
-        " of equal units). To use its width, re-draw the copies at random and train on.",
+        " of equal units). To use its width, re-draw the copies at random and train on. It worked when"
+        " `nndiag/neuron_symmetry/effective_width` of this layer is 1.",
     )
 
 

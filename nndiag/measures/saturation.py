@@ -75,16 +75,18 @@ def _read_dead(
 ) -> Iterator[Reading | CoverageEntry]:
     """Dead units over the probe's samples and the stream's window, once both hold enough samples."""
     seen = windows[0] if len(windows) == 1 else windows[0].merge(windows[1])
+    # The probe's samples are training samples: until the window has moved on, it holds them too.
+    samples = max(window.k for window in windows)
     dead = seen.always_low
     share = float(dead.double().mean())
-    if seen.k < (LAYER_SAMPLES if share == 1.0 else UNIT_SAMPLES):
-        reason = f"{seen.k} of {UNIT_SAMPLES} samples seen so far"
+    if samples < (LAYER_SAMPLES if share == 1.0 else UNIT_SAMPLES):
+        reason = f"{samples} of {UNIT_SAMPLES} samples seen so far"
         yield CoverageEntry(info.name, _NAME, "not observed", reason)
         return
     units = dead.numel()
-    bound = 1 - 0.05 ** (1 / seen.k)
+    bound = 1 - 0.05 ** (1 / samples)
     detail = detail | {"units": units, "dead": int(dead.sum()), "on_rate_below": round(bound, 6)}
-    yield Reading(_NAME, "dead_share", info.name, now.step, share, 1 / units, seen.k, seen.on_rates, detail)
+    yield Reading(_NAME, "dead_share", info.name, now.step, share, 1 / units, samples, seen.on_rates, detail)
 
 
 def _circumstances(now: Snapshot, info: LayerInfo) -> dict[str, Scalar]:
@@ -133,6 +135,8 @@ def _judge_saturated(view: View) -> Verdict | None:
         evidence[name] = round(view.value(name), 4)
     if first is not None:
         evidence |= {"saturated_at_first_visit": round(first.value, 4), "first_visit": first.step}
+        if "preactivation_rms" in first.detail:
+            evidence["preactivation_rms_at_first_visit"] = first.detail["preactivation_rms"]
     severity = Severity.CRITICAL if reading.value > max(0.9, view.threshold) else Severity.WARNING
     return Verdict(severity, reading.value, evidence, (view.info.place,) if view.info else ())
 
@@ -142,7 +146,7 @@ def _advise_saturated(case: Case) -> Advice:
     share, kind = float(e["saturated"] or 0), e["activation"]
     early = float(e.get("saturated_at_first_visit") or 0) > 0.7
     message = (
-        f"{share:.0%} of the inputs of {kind} behind {case.where} lie in its tails, where the gradient is below"
+        f"{share:.0%} of the inputs of {kind} behind {_worst(case)} lie in its tails, where the gradient is below"
         f" 5% of its maximum ({float(e['lower_tail'] or 0):.0%} low, {float(e['upper_tail'] or 0):.0%} high)."
     )
     rms = e.get("preactivation_rms")
@@ -158,11 +162,25 @@ def _advise_saturated(case: Case) -> Advice:
             f" At step {e.get('first_visit', 0)} it was {float(e.get('saturated_at_first_visit') or 0):.0%}."
         )
         change = (
-            f"{case.where} was driven into saturation by training: lower the learning rate or add warm-up;"
+            f"Training drove {case.where} into saturation: lower the learning rate or add warm-up;"
             " a LayerNorm or BatchNorm in front of the activation bounds its inputs."
         )
     check = " It worked when `nndiag/saturation/saturated` of this layer stays below 0.5."
-    return Advice(message, change + check)
+    return Advice(message + _others(case), change + check)
+
+
+def _worst(case: Case) -> str:
+    """The layer that a message's numbers belong to."""
+    return case.layers[0] if case.layers else case.where
+
+
+def _others(case: Case) -> str:
+    """Names the further layers of a finding: the numbers are not theirs."""
+    rest = case.layers[1:]
+    if not rest:
+        return ""
+    more = f" and {len(rest) - 4} more" if len(rest) > 4 else ""
+    return f" Over the limit, too: {', '.join(rest[:4])}{more}."
 
 
 def _judge_dead(view: View) -> Verdict | None:
@@ -186,7 +204,7 @@ def _judge_dead(view: View) -> Verdict | None:
 def _advise_dead(case: Case) -> Advice:
     e = case.leading.evidence
     message = (
-        f"{e['dead']} of {e['units']} units of {case.where} were off ({e['activation']}) for all of {e['samples']}"
+        f"{e['dead']} of {e['units']} units of {_worst(case)} were off ({e['activation']}) for all of {e['samples']}"
         f" samples: each is on for fewer than {float(e['on_rate_below'] or 0):.2%} of samples and gets no gradient."
     )
     whole = e["dead"] == e["units"]
@@ -197,10 +215,10 @@ def _advise_dead(case: Case) -> Advice:
         if whole
         else f"Lower the learning rate (or add warm-up) and re-initialize {case.where} with zero biases; LeakyReLU"
         " or GELU let a gradient through to units that are off. If accuracy is fine, the layer may simply be"
-        f" wider than needed: {e['alive']} units carry it."
+        f" wider than needed: {e['alive']} of {e['units']} units carry it."
     )
     check = " It worked when `nndiag/saturation/dead_share` of this layer falls."
-    return Advice(message, change + check)
+    return Advice(message + _others(case), change + check)
 
 
 def _judge_collapse(view: View) -> Verdict | None:
@@ -229,14 +247,14 @@ def _judge_collapse(view: View) -> Verdict | None:
 def _advise_collapse(case: Case) -> Advice:
     e = case.leading.evidence
     message = (
-        f"Attention of {case.where} collapsed: in {e['heads_collapsed']} of {e['heads']} heads nearly every query"
+        f"Attention of {_worst(case)} collapsed: in {e['heads_collapsed']} of {e['heads']} heads nearly every query"
         f" looks at one key only (normalized entropy {e['entropy']}, {e['entropy_at_first_visit']} at first)."
     )
     change = (
         "Lower the learning rate or lengthen warm-up; normalize queries and keys before their product (QK norm)."
         " It worked when `nndiag/saturation/attention_entropy` stays above 0.3."
     )
-    return Advice(message, change)
+    return Advice(message + _others(case), change)
 
 
 def _rules() -> Iterable[Rule]:

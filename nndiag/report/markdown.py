@@ -27,19 +27,32 @@ _CODE_NAME = re.compile(r"[A-Za-z0-9_.:/#-]{1,120}")
 
 
 def render_markdown(report: Report) -> str:
-    """A heading and a table of evidence for each finding; then what is resolved, and what was not seen."""
+    """An overview; a heading and a table of evidence for each finding; what is resolved, and was not seen."""
+    active = [finding for finding in report.findings if finding.is_active]
     lines = [f"# nndiag: {headline(report)}", "", _escape(summary(report)), ""]
-    for finding in report.findings:
-        if finding.is_active:
-            lines += _finding(finding)
+    lines += _overview(active)
+    for finding in active:
+        lines += _finding(finding)
     lines += _resolved(report)
     lines += _coverage(report)
     return "\n".join(lines).rstrip() + "\n"
 
 
+def _overview(active: list[Finding]) -> Iterator[str]:
+    """All of them at a glance: TensorBoard shows a text through a small window."""
+    if len(active) < 2:
+        return
+    yield from ("| severity | finding | where | since step |", "|---|---|---|---|")
+    for finding in active:
+        name, rule = _title(finding)
+        mark = f"{MARKS[finding.severity]} {finding.severity}"
+        yield f"| {mark} | {name} ({rule}) | {_where(finding)} | {finding.first_step:,} |"
+    yield ""
+
+
 def _finding(finding: Finding) -> Iterator[str]:
     change, check = advice(finding)
-    name, rule = (_escape(plain_text(text, 60)) for text in (finding.name, finding.rule))
+    name, rule = _title(finding)
     yield from (f"## {MARKS[finding.severity]} {finding.severity}: {name} ({rule})", "")
     yield from (f"**Where:** {_where(finding)}", "")
     yield from (f"**When:** {since(finding)}", "")
@@ -90,8 +103,13 @@ def _coverage(report: Report) -> Iterator[str]:
 
 def _line(finding: Finding) -> str:
     mark = f"{MARKS[finding.severity]} {finding.severity}" if finding.is_active else MARKS["resolved"]
-    name, rule = (_escape(plain_text(text, 60)) for text in (finding.name, finding.rule))
+    name, rule = _title(finding)
     return f"{mark} {name} ({rule}) at {_where(finding)}, {since(finding)}"
+
+
+def _title(finding: Finding) -> tuple[str, str]:
+    """Its name and its rule."""
+    return _escape(plain_text(finding.name, 60)), _escape(plain_text(finding.rule, 60))
 
 
 def _where(finding: Finding) -> str:

@@ -91,7 +91,8 @@ def _rows(finding: Finding) -> Iterator[tuple[str, Text]]:
 
 
 def _symptom(symptom: Finding) -> Iterator[str]:
-    yield f"{MARKS[symptom.severity]} {symptom.severity}  {plain_text(symptom.name, 60)}"
+    mark = f"{MARKS[symptom.severity]} {symptom.severity} " if symptom.is_active else MARKS["resolved"]
+    yield f"{mark} {plain_text(symptom.name, 60)}"
     yield f"  {plain_text(symptom.rule, 20)}  at {where(symptom)}, {since(symptom)}"
 
 

@@ -1,11 +1,18 @@
 """Mergeable sufficient statistics: the only things that hold numbers computed on a device."""
 
 from nndiag.statistics.base import STATISTICS, Statistic
+from nndiag.statistics.batch_drift import BatchDrift, Running
+from nndiag.statistics.batches import BatchLabels, BatchMeans
 from nndiag.statistics.disagreement import Disagreement
 from nndiag.statistics.entropy import AttentionEntropy
+from nndiag.statistics.feature_scales import FeatureScales, Reduction, centered
+from nndiag.statistics.flow import ParameterFlow, UpdateSize
 from nndiag.statistics.histogram import Histogram
 from nndiag.statistics.law import WeightLaw
 from nndiag.statistics.moments import Moments
+from nndiag.statistics.norm_state import NormState
+from nndiag.statistics.sample import strided_sample
+from nndiag.statistics.sample_scales import SampleScales
 from nndiag.statistics.signature import RowSignature
 from nndiag.statistics.slope import Slope
 from nndiag.statistics.tails import Tails
@@ -14,16 +21,28 @@ from nndiag.statistics.view import Rows, Unreadable, canonical, unreadable
 __all__ = [
     "STATISTICS",
     "AttentionEntropy",
+    "BatchDrift",
+    "BatchLabels",
+    "BatchMeans",
     "Disagreement",
+    "FeatureScales",
     "Histogram",
     "Moments",
+    "NormState",
+    "ParameterFlow",
+    "Reduction",
     "RowSignature",
     "Rows",
+    "Running",
+    "SampleScales",
     "Slope",
     "Statistic",
     "Tails",
     "Unreadable",
+    "UpdateSize",
     "WeightLaw",
     "canonical",
+    "centered",
+    "strided_sample",
     "unreadable",
 ]

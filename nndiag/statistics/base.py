@@ -46,14 +46,20 @@ class Statistic:
         """A copy in host memory: counts as int64, the rest as float64."""
         return type(self).from_tensors({name: _host(t) for name, t in self.to_tensors().items()})
 
-    def _check(self, other: Statistic) -> None:
-        """Two statistics can be merged when they are of one kind and their units agree."""
+    def _check(self, other: Statistic, *names: str) -> None:
+        """Two statistics can be merged when they are of one kind and their units agree.
+
+        Args:
+            other: The statistic to merge with.
+            names: Fields that have one entry a unit; none: all fields.
+        """
         if type(self) is not type(other):
             raise IncompatibleStatisticsError(
                 f"{type(self).__name__} cannot be merged with {type(other).__name__}."
             )
-        for name, mine in self.to_tensors().items():
-            theirs = other.to_tensors()[name]
+        here, there = self.to_tensors(), other.to_tensors()
+        for name in names or here:
+            mine, theirs = here[name], there[name]
             if mine.shape != theirs.shape:
                 raise IncompatibleStatisticsError(
                     f"{type(self).__name__}.{name} has shape {tuple(mine.shape)} here and"

@@ -25,8 +25,8 @@ class Histogram(Statistic):
         counts: [321] from the most negative bin over the one around zero to the most positive.
         total: [] sum of the sampled entries.
         squares: [] sum of their squares.
-        minimum: [] smallest sampled entry.
-        maximum: [] largest sampled entry.
+        minimum: [] smallest finite one; inf when there is none.
+        maximum: [] largest finite one; -inf when there is none.
     """
 
     name: ClassVar[str] = "histogram"
@@ -53,7 +53,10 @@ class Histogram(Statistic):
         index = _SIDE + torch.where(sample < 0, -place, place)
         counts = torch.zeros(2 * _SIDE + 1, dtype=torch.int64, device=x.device)
         counts = counts.scatter_add(0, index, finite.long())
-        return cls(counts, sample.sum(), sample.square().sum(), sample.min(), sample.max())
+        above, below = sample.new_full((1,), torch.inf), sample.new_full((1,), -torch.inf)
+        minimum = torch.cat([torch.where(finite, sample, torch.inf), above]).min()
+        maximum = torch.cat([torch.where(finite, sample, -torch.inf), below]).max()
+        return cls(counts, sample.sum(), sample.square().sum(), minimum, maximum)
 
     def merge(self, other: Self) -> Self:
         """Counts and sums add."""

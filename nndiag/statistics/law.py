@@ -69,17 +69,18 @@ class WeightLaw(Statistic):
             uniform=_distance(uniform),
             normal=_distance(normal),
             truncated=_distance(cut),
-            skew=_skew(w.flatten(1)),
+            skew=_skew(w.flatten(1) / std.clamp(min=1e-30)),
         )
 
     def merge(self, other: Self) -> Self:
         """A weight is not a sample: the newer reading stands."""
+        self._check(other)
         return other
 
     @property
     def is_constant(self) -> bool:
         """Whether all entries are equal, up to rounding."""
-        return float(self.spread) <= 1e-6 * float(self.std)
+        return math.isfinite(float(self.std)) and float(self.spread) <= 1e-6 * float(self.std)
 
     @property
     def is_orthogonal(self) -> bool:

@@ -54,15 +54,16 @@ class Moments(Statistic):
             x = torch.where(finite, x, 0)
         else:
             finite = None
-        exponent = torch.frexp(x.abs().amax((0, 1))).exponent
+        exponent = torch.frexp(_peak(x)).exponent
         x = torch.ldexp(x, -exponent)
         count = n.clamp(min=1)
         mean = x.sum((0, 1)) / count
         centered = x - mean if finite is None else torch.where(finite, x - mean, 0)
         rest = centered.sum((0, 1))
         m2 = (centered.square().sum((0, 1)) - rest.square() / count).clamp(min=0)
-        means = centered.mean(1) if finite is None else centered.sum(1) / finite.sum(1).clamp(min=1)
-        center = means.mean(0)
+        filled = max(1, positions) if finite is None else finite.sum(1).clamp(min=1)
+        means = centered.sum(1) / filled
+        center = means.sum(0) / max(1, samples)
         cluster_m2 = (means - center).square().sum(0)
         return cls(
             n=n,
@@ -113,6 +114,11 @@ class Moments(Statistic):
     def resolution_limited(self, dtype: torch.dtype) -> Tensor:
         """[C] whether a unit's spread is below what ``dtype`` resolves at its mean."""
         return self.variance.sqrt() < self.mean.abs() * torch.finfo(dtype).eps / 2
+
+
+def _peak(x: Tensor) -> Tensor:
+    """[C] largest size of each unit; 0 where nothing was seen."""
+    return x.abs().amax((0, 1)) if x.numel() else x.new_zeros(x.shape[-1])
 
 
 def _unscale(value: Tensor, exponent: Tensor) -> Tensor:

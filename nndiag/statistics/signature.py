@@ -62,22 +62,24 @@ class RowSignature(Statistic):
             directions: [n, e] their incoming weights, to look for the most alike pair: O(n^2 e) for at most
                 1,024 units; None: do not look.
         """
-        rows = _readable(units)
+        rows, unit = _scaled(_readable(units))
         norms = rows.norm(dim=1)
         scale = norms.median()
+        exact = _classes(rows, EXACT * scale)
         flipped = rows * _leading_sign(rows)
-        pairs = None if gradients is None else _readable(gradients)
         joint = gradient_norms = torch.empty(0)
-        if pairs is not None:
-            gradient_norms = pairs.norm(dim=1)
-            both = torch.cat([_unit_peak(rows), pairs / gradient_norms.max().clamp(min=1e-300)], dim=1)
-            joint = _classes(both, JOINT * both.norm(dim=1).median())
+        if gradients is not None:
+            slopes, slope = _scaled(_readable(gradients))
+            joint = _joint(exact, slopes)
+            gradient_norms = slopes.norm(dim=1).double() * slope
         alike, compared = (
-            (torch.tensor(torch.nan), 0) if directions is None else _most_alike(_readable(directions))
+            (torch.tensor(torch.nan), 0)
+            if directions is None
+            else _most_alike(_scaled(_readable(directions))[0])
         )
         return cls(
-            norms=norms.double(),
-            exact=_classes(rows, EXACT * scale),
+            norms=norms.double() * unit,
+            exact=exact,
             loose=_classes(rows, LOOSE * scale),
             signed=_classes(flipped, LOOSE * scale),
             joint=joint.long(),
@@ -90,6 +92,7 @@ class RowSignature(Statistic):
 
     def merge(self, other: Self) -> Self:
         """Parameters are not a sample: the newer reading stands."""
+        self._check(other, "norms")
         return other
 
     @property
@@ -110,8 +113,29 @@ def _readable(rows: Tensor) -> Tensor:
     return rows.nan_to_num(nan=0.0, posinf=1e30, neginf=-1e30)
 
 
-def _unit_peak(rows: Tensor) -> Tensor:
-    return rows / rows.abs().max().clamp(min=1e-30)
+def _scaled(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows in units of their median peak, and this unit: squares of 1e-25 vanish in float32, of 1e25 overflow.
+
+    The largest peak stands in where most rows are zero.
+    """
+    peaks = rows.abs().amax(1)
+    middle = peaks.median()
+    unit = torch.where(middle > 0, middle, peaks.max())
+    unit = torch.where(unit > 0, unit, 1.0)
+    return rows / unit, unit.double()
+
+
+def _joint(exact: Tensor, gradients: Tensor) -> Tensor:
+    """[n] classes of equal parameters and gradients; only gradients of units with a twin are compared."""
+    count = len(exact)
+    where = (torch.bincount(exact)[exact] > 1).nonzero().flatten()
+    labels = exact.clone()
+    if len(where):
+        tolerance = JOINT * gradients.norm(dim=1).max()
+        classes = _classes(gradients[where.to(gradients.device)], tolerance)
+        labels[where] = count * (1 + exact[where]) + classes
+    inverse: Tensor = torch.unique(labels, return_inverse=True)[1]
+    return inverse
 
 
 def _leading_sign(rows: Tensor) -> Tensor:

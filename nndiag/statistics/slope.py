@@ -41,10 +41,11 @@ class Slope(Statistic):
         """
         sample = strided_sample(x, _SAMPLE)
         finite = sample.isfinite()
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             leaf = torch.where(finite, sample, 0).detach().requires_grad_()
             y = edges.function(leaf.clone())
-            (slope,) = torch.autograd.grad(y.sum(), leaf, allow_unused=True, materialize_grads=True)
+            # The second term gives functions that autograd cannot follow, such as steps, a slope of 0.
+            (slope,) = torch.autograd.grad(y.sum() + 0 * leaf.sum(), leaf)
         squares = torch.where(finite, (slope / edges.max_slope).square(), 0)
         span = edges.maximum - edges.minimum
         extent = (

@@ -16,7 +16,7 @@ class Tails(Statistic):
     """Counts of entries in the lower and upper tail.
 
     Attributes:
-        n: [C] finite entries.
+        n: [C] entries that are not NaN; an infinite one is in its tail.
         low: [C] entries at or below the lower edge.
         high: [C] entries at or above the upper edge.
         on: [C] samples with at least one entry outside the lower tail.
@@ -49,7 +49,7 @@ class Tails(Statistic):
             n=n,
             low=none if below is None else below.sum((0, 1)),
             high=none if high is None else (x >= high).sum((0, 1)),
-            on=(on.any(1) if positions > 1 else on.squeeze(1)).sum(0),
+            on=(on.squeeze(1) if positions == 1 else on.any(1)).sum(0),
             samples=torch.tensor(count, dtype=torch.int64, device=x.device),
         )
 
@@ -66,7 +66,7 @@ class Tails(Statistic):
 
     @property
     def entries(self) -> int:
-        """Finite entries of all units."""
+        """Entries of all units that are not NaN."""
         return max(1, int(self.n.sum()))
 
     @property

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from nndiag import compat
 
+_PACKED = torch.float4_e2m1fn_x2
+"""Two numbers in a byte: a floating dtype that nothing can be computed with."""
+
 
 class Rows(NamedTuple):
     """Where the samples of a tensor are.
@@ -42,7 +45,7 @@ def unreadable(x: Tensor) -> Unreadable | None:
         return Unreadable("sparse or opaque layout")
     if x.is_quantized:
         return Unreadable("quantized tensor")
-    if not (x.is_floating_point() or x.is_complex()):
+    if x.dtype == _PACKED or not (x.is_floating_point() or x.is_complex()):
         return Unreadable(f"{str(x.dtype).removeprefix('torch.')} values")
     return Unreadable("empty tensor") if x.numel() == 0 else None
 

@@ -1,0 +1,1 @@
+"""Verdicts on small training programs whose truth is known."""

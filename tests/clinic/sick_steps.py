@@ -1,0 +1,66 @@
+"""Faults that show in the steps: the learning rate, the scale of the inputs, the first NaN."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .case import Program, Proof, sick
+from .data import Batch, Split, digits, pixels, shuffled
+from .networks import Convolutional, Perceptron
+
+
+@sick(
+    "Adam lr .3",
+    family="lr_too_high",
+    rule="ND101",
+    also=("activation_shift", "dead_units"),
+    proof=Proof(sick=0.5, twin=0.94),
+)
+def adam_lr(is_faulty: bool) -> Program:
+    """A rate three hundred times Adam's default kills every unit; the twin has the default."""
+    train, test = digits()
+    model = Perceptron()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.3 if is_faulty else 3e-3)
+    return Program(model, shuffled(train, 250), test, optimizer)
+
+
+@sick("pixels 0..255", family="input_scale", rule="ND701", proof=Proof(sick=0.8, twin=0.92))
+def raw_pixels(is_faulty: bool) -> Program:
+    """Pixels from 0 to 255 go into a plain convolutional net under SGD; the twin standardizes them."""
+    train, test = digits(image=True)
+    if is_faulty:
+        train, test = (Split(part.x.reshape(-1, 1, 8, 8) * 255 / 16, part.y) for part in pixels())
+    model = Convolutional()
+    return Program(model, shuffled(train, 300), test, torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9))
+
+
+class Sharp(nn.Module):
+    """A classifier whose logits are multiplied, so that it becomes confident soon."""
+
+    def __init__(self, factor: float = 20.0) -> None:
+        super().__init__()
+        self.factor = factor
+        self.fc1, self.fc2, self.head = nn.Linear(64, 64), nn.Linear(64, 32), nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.factor * self.head(F.relu(self.fc2(F.relu(self.fc1(x)))))
+
+
+def naive_cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
+    """The logarithm of a probability that may be zero."""
+    probabilities = torch.softmax(model(batch.x), dim=1)
+    return -torch.log(probabilities[torch.arange(len(batch.y)), batch.y]).mean()
+
+
+@sick("log(softmax)", family="numeric", rule="ND604", proof=Proof(sick=0.3, twin=0.92))
+def log_of_softmax(is_faulty: bool) -> Program:
+    """Cross entropy by hand, without log_softmax, in a net that becomes confident."""
+    train, test = digits()
+    model = Sharp()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    program = Program(model, shuffled(train, 250), test, optimizer)
+    if is_faulty:
+        program.loss = naive_cross_entropy
+    return program
