@@ -10,7 +10,7 @@ NNDiagError
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _LISTED = 40
 """Known names that a message lists: a network may have thousands of layers."""
@@ -27,8 +27,8 @@ class ConfigurationError(NNDiagError, ValueError):
     def unknown(cls, argument: str, value: object, known: Iterable[str]) -> ConfigurationError:
         """Names the argument, the known values, and the nearest one."""
         names = sorted(known)
-        near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.4)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        near = _nearest(str(value), names)
+        hint = f" Did you mean {near!r}?" if near is not None else ""
         more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
         listed = f" Expected one of: {', '.join(names[:_LISTED])}{more}." if names else ""
         return cls(f"`{argument}`: {value!r} is not known.{hint}{listed}")
@@ -49,3 +49,15 @@ class CheckpointError(NNDiagError, ValueError):
 
 class MissingDependencyError(NNDiagError, ImportError):
     """An optional package is needed and not installed; the message holds the pip line."""
+
+
+def _nearest(value: str, names: Sequence[str]) -> str | None:
+    """The name most like a value, of equals the first; None where none is like it."""
+    matcher = difflib.SequenceMatcher(b=value)
+    best, found = 0.4, None
+    for name in names:
+        matcher.set_seq1(name)
+        bounds = (matcher.real_quick_ratio, matcher.quick_ratio, matcher.ratio)
+        if all(bound() > best for bound in bounds):
+            best, found = matcher.ratio(), name
+    return found

@@ -61,12 +61,10 @@ class Ledger:
     ) -> tuple[Finding, ...]:
         """Lets every rule judge what was read at the newest step; returns the findings as they stand."""
         for measure in measures:
-            for rule in measure.rules:
+            for rule in filter(lambda rule: self._selection.uses(rule.id), measure.rules):
                 threshold = self._selection.thresholds.get(rule.id, rule.threshold)
                 needed = 1 if rule.persistence == "at once" or source == "checkpoint" else 2
                 for layer in _read_now(history, rule):
-                    if not self._selection.judges(rule.id, layer):
-                        continue
                     verdict = rule.judge(View(history, rule.measure, layer, threshold, source))
                     self._tracks.setdefault((rule.id, layer), _Track()).add(history.step, verdict, needed)
         return self.findings(history, measures)
@@ -79,13 +77,25 @@ class Ledger:
 
     def _harmless(self) -> frozenset[str]:
         """Rules that speak at present of things that bring nothing about."""
-        spoken = [(id_, t.verdict) for (id_, _), t in self._tracks.items() if t.is_active and t.verdict]
+        spoken = [
+            (id_, t.verdict)
+            for (id_, layer), t in self._tracks.items()
+            if t.is_active and t.verdict and self._is_wanted(id_, layer, t)
+        ]
         return frozenset(
             {id_ for id_, v in spoken if v.is_harmless} - {id_ for id_, v in spoken if not v.is_harmless}
         )
 
+    def _is_wanted(self, rule: str, layer: str | None, track: _Track) -> bool:
+        """Asked of what is said, not of what is filed: only a verdict knows the layers that it names."""
+        return self._selection.judges(rule, layer, track.verdict.places if track.verdict else ())
+
     def _state(self, rule: Rule, history: History) -> Finding | None:
-        tracks = {layer: t for (id_, layer), t in self._tracks.items() if id_ == rule.id and t.has_spoken}
+        tracks = {
+            layer: track
+            for (id_, layer), track in self._tracks.items()
+            if id_ == rule.id and track.has_spoken and self._is_wanted(id_, layer, track)
+        }
         active = {layer: track for layer, track in tracks.items() if track.is_active}
         spoken = active or tracks
         if not spoken:

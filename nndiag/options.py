@@ -83,11 +83,24 @@ class Selection:
             return False
         return not wanted or any(_fits(pattern, name) for pattern in wanted)
 
-    def judges(self, rule: str, layer: str | None) -> bool:
-        """Whether a rule may speak about a layer."""
-        if any(_covers(pattern, rule, layer) for pattern in self.ignore):
+    def uses(self, rule: str) -> bool:
+        """Whether a rule may speak about any layer at all."""
+        if any(rule.startswith(pattern) for pattern in self.ignore):  # one with a layer begins no rule's id
             return False
-        return self.select is None or any(_covers(pattern, rule, layer) for pattern in self.select)
+        return self.select is None or any(rule.startswith(each.partition(":")[0]) for each in self.select)
+
+    def judges(self, rule: str, layer: str | None, places: Sequence[str] = ()) -> bool:
+        """Whether a rule may speak about a layer.
+
+        Args:
+            rule: Its id.
+            layer: The layer that was read.
+            places: The layers that the finding names instead: a user knows it by these.
+        """
+        names = places or (layer,)
+        if _covers_any(self.ignore, rule, layer) or all(_covers_any(self.ignore, rule, n) for n in names):
+            return False
+        return self.select is None or any(_covers_any(self.select, rule, n) for n in (layer, *names))
 
 
 def _strings(
@@ -124,6 +137,10 @@ def _check_threshold(rule: object, value: object) -> None:
 
 def _fits(pattern: str, name: str) -> bool:
     return fnmatchcase(name, pattern) or fnmatchcase(name.partition(":")[0], pattern)
+
+
+def _covers_any(patterns: Iterable[str], rule: str, layer: str | None) -> bool:
+    return any(_covers(pattern, rule, layer) for pattern in patterns)
 
 
 def _covers(pattern: str, rule: str, layer: str | None) -> bool:

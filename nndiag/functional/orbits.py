@@ -19,8 +19,9 @@ Labels = NDArray[np.int64]
 def equal_rows(rows: Floats, tolerance: float) -> Labels:
     """Labels the classes of rows that are equal up to ``tolerance`` (an absolute Euclidean distance).
 
-    Rows are projected on one random direction and sorted; a row is compared with the representatives inside
-    a window of ``tolerance`` only: O(n d + n log n) unless most rows are nearly, but not quite, equal.
+    Rows are projected on two random directions and sorted by the first; a row is compared with the
+    representatives within ``tolerance`` of it on both only: O(n d + n log n) unless most rows are nearly, but
+    not quite, equal.
 
     Args:
         rows: [n, d].
@@ -30,16 +31,18 @@ def equal_rows(rows: Floats, tolerance: float) -> Labels:
         [n] class labels, 0 .. k-1.
     """
     count, width = rows.shape
-    direction = np.random.default_rng(0).standard_normal(width)
-    direction /= max(float(np.linalg.norm(direction)), 1e-300)
+    first, second = np.random.default_rng(0).standard_normal((2, width))
     # Summed row by row: a matrix product may round equal rows differently, which counts at tolerance zero.
-    projections = (rows * direction).sum(axis=1)
+    projections, others = (
+        (rows * (axis / max(float(np.linalg.norm(axis)), 1e-300))).sum(axis=1) for axis in (first, second)
+    )
     labels = np.full(count, -1, dtype=np.int64)
     window: list[int] = []
     classes = 0
     for row in np.argsort(projections, kind="stable"):
         window = [rep for rep in window if projections[rep] >= projections[row] - tolerance]
-        near = next((r for r in window if np.linalg.norm(rows[row] - rows[r]) <= tolerance), None)
+        close = (rep for rep in window if abs(others[rep] - others[row]) <= tolerance)
+        near = next((rep for rep in close if np.linalg.norm(rows[row] - rows[rep]) <= tolerance), None)
         if near is None:
             labels[row], classes = classes, classes + 1
             window.append(int(row))

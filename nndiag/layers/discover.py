@@ -43,7 +43,7 @@ def named_layers(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
     Scripted modules live in C++: neither their parameters nor their calls can be seen.
     """
-    inner = root._modules.get("_orig_mod", root)
+    inner = dict(root.named_children()).get("_orig_mod", root)
     prefix = "module" if type(inner).__name__ in ("DistributedDataParallel", "DataParallel") else ""
     for raw, module in root.named_modules(remove_duplicate=False):
         if not isinstance(module, torch.jit.ScriptModule):
@@ -94,7 +94,7 @@ def _own_parameters(module: nn.Module) -> dict[str, Tensor | None]:
 
 
 def _describe(module: nn.Module, name: str, depth: int) -> LayerInfo | None:
-    describe = next((d for kinds, d in _DESCRIBERS if isinstance(module, kinds)), _transposed_linear)
+    describe = next((d for kinds, d in _DESCRIBERS if isinstance(module, kinds)), _by_hand)
     info = describe(module, name, depth)
     if info is None:
         return None
@@ -276,6 +276,27 @@ def _activation(module: nn.Module, name: str, depth: int) -> LayerInfo:
 def _lazy(module: nn.Module, name: str, depth: int) -> LayerInfo:
     """Not built yet: its shapes are known after the first forward pass."""
     return LayerInfo(name, _kind(module), "weight", depth)
+
+
+def _by_hand(module: nn.Module, name: str, depth: int) -> LayerInfo | None:
+    """Layers written by hand that go by the shapes and names of what they hold."""
+    return _transposed_linear(module, name, depth) or _feature_norm_by_hand(module, name, depth)
+
+
+def _feature_norm_by_hand(module: nn.Module, name: str, depth: int) -> LayerInfo | None:
+    """A layer or RMS normalization: a leaf called so, with one gain (and bias) a feature and no buffers."""
+    own = {key: p for key, p in module._parameters.items() if p is not None}
+    gain = next((own[key] for key in ("weight", "gamma", "scale") if key in own), None)
+    kind = _kind(module)
+    is_leaf = not module._modules and not module._buffers and len(own) <= 2
+    if gain is None or gain.dim() != 1 or not is_leaf or "norm" not in kind.lower():
+        return None
+    if any(other in kind.lower() for other in ("batch", "group", "instance")):
+        return None
+    return LayerInfo(
+        *(name, kind, "norm", depth, -1, gain.numel()),
+        inferred="a normalization over features, by its name and its one gain a feature",
+    )
 
 
 def _transposed_linear(module: nn.Module, name: str, depth: int) -> LayerInfo | None:

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from nndiag.measures import coverage, data, gradient_flow, initialization, neuron_symmetry, saturation
+from nndiag.measures import (
+    activation_shift,
+    coverage,
+    data,
+    gradient_flow,
+    initialization,
+    neuron_symmetry,
+    norm_drift,
+    saturation,
+)
 from nndiag.measures.base import Measure, Need, Visit
 from nndiag.rules import Rule
 
@@ -12,9 +21,11 @@ MEASURES: Mapping[str, Measure] = {
     module.MEASURE.name: module.MEASURE
     for module in (
         data,
+        activation_shift,
         saturation,
         neuron_symmetry,
         initialization,
+        norm_drift,
         gradient_flow,
         coverage,
     )

@@ -106,20 +106,24 @@ def _read_gradients(visit: Visit, flows: list[tuple[LayerInfo, Moments]]) -> Ite
         return
     gain = total_gain(squares)
     detail: dict[str, Scalar] = {"first": flows[0][0].name, "last": flows[-1][0].name, "layers": len(flows)}
-    detail |= _named("shrinking", flows, ratios, steep=False) | _named("growing", flows, ratios, steep=True)
+    detail |= {"shrinking": _blamed(flows, steep=False), "growing": _blamed(flows, steep=True)}
     yield Reading(_NAME, "gradient_gain", None, now.step, gain, detail=detail)
 
 
-def _named(
-    key: str, flows: list[tuple[LayerInfo, Moments]], ratios: list[float], *, steep: bool
-) -> dict[str, Scalar]:
-    """The layers that do more than their even share of the change, the worst first."""
+def _blamed(flows: list[tuple[LayerInfo, Moments]], *, steep: bool) -> str:
+    """The layers that do at least half of their even share of the change, the worst first.
+
+    Judged by the gradient of a whole layer, not of a unit: to spread few outputs over many units, as each
+    head does, is no fault of its weights.
+    """
+    ratios = gradient_ratios([m.mean_square * int(m.n.sum()) / max(1, int(m.k)) for _, m in flows])
     logs = [math.log(max(ratio, 1e-300)) if math.isfinite(ratio) else 700.0 for ratio in ratios]
     even = sum(logs) / len(logs)
+    limit = even / 2 if (even > 0) == steep else even
     # Layer l's ratio is the work of the weights behind it: those of layer l + 1.
     blame = [(log, flows[place + 1][0].name) for place, log in enumerate(logs)]
-    chosen = [b for b in blame if (b[0] >= even if steep else b[0] <= even)]
-    return {key: "|".join(name for _, name in sorted(chosen, reverse=steep))}
+    chosen = [b for b in blame if (b[0] >= limit if steep else b[0] <= limit)]
+    return "|".join(name for _, name in sorted(chosen, reverse=steep))
 
 
 def _read_signal(now: Snapshot, layers: list[LayerInfo]) -> Iterator[Reading]:

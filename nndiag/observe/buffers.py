@@ -19,6 +19,8 @@ from nndiag.snapshot import Key
 from nndiag.statistics import NormState, Running
 
 _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_BATCH = (*_PLAIN, nn.SyncBatchNorm)
+_INSTANCE = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 _EPS_NAMES = ("eps", "epsilon", "variance_epsilon", "norm_eps")
 _AFFINE = ("weight", "gamma", "scale", "bias", "beta")
 
@@ -48,9 +50,9 @@ def norm_of(call: Call) -> Norm | None:
     if call.module is None:
         return _of_function(call)
     module, own = call.module, call.module.__dict__
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+    if isinstance(module, _BATCH):
         return Norm("batch", own["eps"], running=_running(module) if own["training"] else None)
-    if isinstance(module, nn.modules.instancenorm._InstanceNorm):
+    if isinstance(module, _INSTANCE):
         return Norm("group", own["eps"], groups=own["num_features"])
     if isinstance(module, nn.GroupNorm):
         return Norm("group", own["eps"], groups=own["num_groups"])
@@ -121,7 +123,7 @@ class NormObserver:
         """Buffers and settings as they are now."""
         seen = Observation()
         for name, module in self._modules.items():
-            if isinstance(module, nn.modules.batchnorm._NormBase):
+            if isinstance(module, (*_BATCH, *_INSTANCE)):
                 seen.statistics[Key(name, "weight", "weights", "norm_state")] = _state(module)
         return seen
 
@@ -137,7 +139,7 @@ class NormObserver:
         return {
             module: self._rows.get(name)
             for name, module in self._modules.items()
-            if isinstance(module, nn.modules.batchnorm._BatchNorm)
+            if isinstance(module, _BATCH)
             and not isinstance(module, nn.SyncBatchNorm)
             and module.__dict__["training"]
         }

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from nndiag.guard import Guard
 from nndiag.layers import discover
 from nndiag.measures import Need
-from nndiag.observe.experiments import batch_statistics, dropout_masks
+from nndiag.observe.batches import BatchWindow
+from nndiag.observe.buffers import NormObserver, training_statistics
+from nndiag.observe.experiments import dropout_masks
 from nndiag.observe.observation import Observation
 from nndiag.observe.probe import Experiment, Probe
 from nndiag.observe.stream import Stream
@@ -22,7 +24,7 @@ from nndiag.observe.weights import WeightsObserver
 from nndiag.observe.wiring import Wiring
 from nndiag.options import MonitorOptions
 from nndiag.snapshot import Gap, Key, Tap
-from nndiag.statistics import Disagreement
+from nndiag.statistics import BatchDrift, Disagreement
 
 MASKS = 10
 """Replays with dropout masks in one experiment."""
@@ -54,9 +56,12 @@ class Observers:
         self.updates = UpdatesObserver(
             root, {alias: info.name for info in layers.values() for alias in info.aliases}, self._keeps
         )
+        self.norms = NormObserver(root, {name: info for name, info in layers.items() if self._keeps(name)})
+        self.batches = BatchWindow()
         self.is_recording = False
         self._has_tape = False
         self._seen = Observation()
+        self._evaluated: list[list[Tensor]] = []
 
     @property
     def refusal(self) -> str | None:
@@ -106,7 +111,7 @@ class Observers:
         if probe is None or not probe.certified:
             self.stream.stands_in_for_probe = probe is None or probe.refusal is not None
             return
-        self._play(probe)
+        self._evaluated = self._play(probe)
         for key in probe.stale:
             self._seen.notes.append(f"{key} is replayed on inputs frozen when they were recorded")
         self._seen.notes += [*probe.pinned, *probe.notes]
@@ -116,34 +121,39 @@ class Observers:
         probe = self.probe
         if probe is None or not probe.certified:
             return
-        roles = {(info.role, info.kind) for info in self.wiring.layers.values()}
-        if Need.BATCH_STATISTICS in self._needs and any("BatchNorm" in kind for _, kind in roles):
+        norms = self.norms.in_training()
+        if Need.BATCH_STATISTICS in self._needs and norms:
             try:
-                self._play(probe, "batch", batch_statistics)
+                trained = self._play(probe, "batch", functools.partial(training_statistics, norms=norms))
+                self._compare("disagreement/batch", [self._evaluated, trained])
             except Exception as error:  # one value a channel, for one: evaluation is not affected
                 self._seen.notes.append(f"no replay with the batch's own statistics: {error}"[:200])
-        if Need.DROPOUT_MASKS in self._needs and any(role == "dropout" for role, _ in roles):
-            self._compare_masks(probe)
+        roles = {info.role for info in self.wiring.layers.values()}
+        if Need.DROPOUT_MASKS in self._needs and "dropout" in roles:
+            masks = (functools.partial(dropout_masks, seed=seed) for seed in range(MASKS))
+            self._compare("disagreement", [probe.replay(experiment=mask) for mask in masks])
 
-    def _compare_masks(self, probe: Probe) -> None:
-        """Outputs of the last call under several masks; filed under the layer that makes the output."""
+    def _compare(self, name: str, replays: Sequence[list[list[Tensor]]]) -> None:
+        """Outputs of the last call of several replays; filed under the layer that makes the output."""
         layer = next((info.name for info in self.wiring.layers.values() if info.is_output), None)
         outputs = []
-        for seed in range(MASKS):
-            played = probe.replay(experiment=functools.partial(dropout_masks, seed=seed))
+        for played in replays:
             logits = next((t for t in (played or [[]])[-1] if t.is_floating_point() and t.dim() > 1), None)
             if logits is None:
                 return
             outputs.append(logits)
-        if layer is not None:
-            self._seen.add(Key(layer, "output", "probe", "disagreement"), Disagreement.of(outputs))
+        if layer is not None and len({logits.shape for logits in outputs}) == 1:
+            self._seen.add(Key(layer, "output", "probe", name), Disagreement.of(outputs))
 
-    def _play(self, probe: Probe, variant: Variant = "", experiment: Experiment = nullcontext) -> None:
+    def _play(
+        self, probe: Probe, variant: Variant = "", experiment: Experiment = nullcontext
+    ) -> list[list[Tensor]]:
         rows = None if probe.whole else probe.rows
         reader = TapReader(self.wiring, self._needs, "probe", self._keeps, rows, variant)
-        probe.replay(reader, experiment)
+        outputs = probe.replay(reader, experiment)
         reader.finish_pass()
         self._seen.absorb(reader.seen)
+        return outputs
 
     def read_weights(
         self, *, first: bool, only: Sequence[Tensor] | None, gradients: bool, scale: float
@@ -153,15 +163,26 @@ class Observers:
         self._seen.absorb(seen)
         if Need.PARAMETER_FLOW in self._needs:
             self._seen.absorb(self.updates.before(only=only, scale=scale, gradients=gradients))
+        if Need.NORM_STATE in self._needs:
+            self._seen.absorb(self.norms.read())
 
     def read_updates(self) -> None:
         """What the optimizers' steps made of the parameters."""
         self._seen.absorb(self.updates.after())
 
+    def note_labels(self, labels: object) -> None:
+        """Class labels of the batch that has just ended, to see whether batches are alike."""
+        if Need.BATCH_MEANS in self._needs:
+            self.batches.note_labels(labels)
+
     def take(self) -> Observation:
         """Everything seen since the last visit."""
         seen, self._seen = self._seen, Observation()
         seen.absorb(self.stream.take())
+        self._evaluated = []
+        self.batches.extend(seen)
+        drifts = {k.layer: s for k, s in seen.statistics.items() if isinstance(s, BatchDrift)}
+        self.norms.note_batch_sizes({name: round(drift.batch_size) for name, drift in drifts.items()})
         for info in self.wiring.unseen():
             tap: Tap = "input" if info.role in ("activation", "attention") else "output"
             seen.gaps.setdefault(Gap(info.name, tap, "stream"), "not called in the observed steps")

@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 
 from nndiag.findings import Reading
 from nndiag.report import wording
-from nndiag.report.inert import plain_name, plain_text, spans
+from nndiag.report.inert import plain_name, plain_part, spans
 from nndiag.report.report import Report
 
 
@@ -44,14 +44,16 @@ def _content(report: Report) -> dict[str, Any]:
     }
 
 
-def _tables(readings: tuple[Reading, ...]) -> dict[str, tuple[list[str], dict[str, dict[str, Reading]]]]:
+def _tables(
+    readings: tuple[Reading, ...],
+) -> dict[str, tuple[list[str], dict[str | None, dict[str, Reading]]]]:
     """For each measure its columns, and for each layer its readings by column."""
-    tables: dict[str, tuple[list[str], dict[str, dict[str, Reading]]]] = {}
+    tables: dict[str, tuple[list[str], dict[str | None, dict[str, Reading]]]] = {}
     for reading in readings:
         columns, rows = tables.setdefault(reading.measure, ([], {}))
         if reading.name not in columns:
             columns.append(reading.name)
-        rows.setdefault(plain_name(reading.layer), {})[reading.name] = reading
+        rows.setdefault(reading.layer, {})[reading.name] = reading
     return tables
 
 
@@ -67,6 +69,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "prose": _prose,
+        "name": plain_name,
         "number": wording.number,
         "since": wording.since,
         "evidence": wording.evidence,
@@ -86,7 +89,7 @@ def _style() -> str:
 
 def _inert(value: Any) -> Any:
     """Every text that a template puts out passes here; jinja escapes it afterwards."""
-    return plain_text(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return plain_part(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _prose(text: str) -> Markup:

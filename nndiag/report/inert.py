@@ -23,16 +23,17 @@ def plain_text(text: object, limit: int = TEXT_LIMIT) -> str:
 
     A longer text keeps its beginning and its end.
     """
-    spelled = "".join(_spell(char) for char in re.sub(r"\s+", " ", str(text)).strip())
-    if len(spelled) <= limit:
-        return spelled
-    tail = limit // 4
-    return f"{spelled[: limit - tail - 1]}…{spelled[-tail:]}"
+    return _shorten(_visible(text).strip(), limit)
+
+
+def plain_part(text: str) -> str:
+    """The same for a part of a line: a space at either end stays."""
+    return _shorten(_visible(text), TEXT_LIMIT)
 
 
 def plain_name(name: str | None) -> str:
-    """The name of a layer, short enough for a line; the run as a whole has no name."""
-    return "the run" if name is None else plain_text(name, NAME_LIMIT)
+    """The name of a layer, short enough for a line; the run as a whole has no name, and a model an empty one."""
+    return "the run" if name is None else plain_text(name, NAME_LIMIT) or "the model"
 
 
 def spans(text: str) -> list[tuple[str, bool]]:
@@ -42,6 +43,17 @@ def spans(text: str) -> list[tuple[str, bool]]:
     """
     parts = _CODE.split(plain_text(text))
     return [(part, bool(index % 2)) for index, part in enumerate(parts) if part]
+
+
+def _visible(text: object) -> str:
+    return "".join(map(_spell, re.sub(r"\s+", " ", str(text))))
+
+
+def _shorten(text: str, limit: int) -> str:
+    if len(text) <= limit:
+        return text
+    tail = limit // 4
+    return f"{text[: limit - tail - 1]}…{text[-tail:]}"
 
 
 def _spell(char: str) -> str:

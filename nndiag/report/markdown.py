@@ -17,6 +17,7 @@ from nndiag.report.wording import (
     places,
     since,
     summary,
+    symptoms,
     unseen,
 )
 
@@ -61,8 +62,8 @@ def _finding(finding: Finding) -> Iterator[str]:
     if check:
         yield from (f"**How to see that it worked:** {_prose(check)}", "")
     yield from _table("evidence", evidence(finding))
-    for symptom in finding.related:
-        yield f"- follows from it: {_line(symptom)}"
+    for depth, symptom in symptoms(finding):
+        yield f"{'  ' * depth}- follows from it: {_line(symptom)}"
     if finding.related:
         yield ""
 

@@ -10,11 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from nndiag.errors import CheckpointError
 from nndiag.findings import Coverage, Finding, Reading, Scalar, plain, worst
+from nndiag.report.checks import checked, facts
+from nndiag.report.inert import plain_text
+from nndiag.report.wording import symptoms
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
 SCHEMA_VERSION = 1
+
+_DEEPEST = 50
+"""Symptoms of symptoms that are read back; there are fewer rules that explain each other."""
 
 
 @dataclass(frozen=True)
@@ -75,24 +81,28 @@ class Report:
             CheckpointError: it is not a report, or was written by a newer nndiag.
         """
         is_text = isinstance(source, str) and source.lstrip().startswith("{")
-        name = "the text" if is_text else str(source)
+        name = "the text" if is_text else plain_text(source, 500)
         try:
             record = json.loads(str(source) if is_text else Path(source).read_text(encoding="utf-8"))
             version = record["schema_version"]
             if version > SCHEMA_VERSION:
                 raise CheckpointError(f"{name} was written by a newer nndiag: upgrade nndiag to read it.")
-            return cls(
-                tuple(Finding.from_dict(row) for row in record["findings"]),
-                tuple(Reading.from_dict(row) for row in record["readings"]),
-                Coverage.from_dict(record["coverage"]),
-                dict(record["run"]),
-            )
+            return cls._from_dict(record)
         except CheckpointError:
             raise
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise CheckpointError(
-                f"{name} is not an nndiag report: {type(error).__name__}: {error}"
-            ) from error
+        except OSError as error:
+            raise CheckpointError(f"{name} cannot be read: {error.strerror}.") from error
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+            reason = plain_text(f"{type(error).__name__}: {error}", 300)
+            raise CheckpointError(f"{name} is not an nndiag report: {reason}") from error
+
+    @classmethod
+    def _from_dict(cls, record: Mapping[str, Any]) -> Report:
+        findings = tuple(Finding.from_dict(row) for row in record["findings"])
+        if any(depth >= _DEEPEST for finding in findings for depth, _ in symptoms(finding)):
+            raise ValueError("its findings are nested too deeply")
+        readings = tuple(Reading.from_dict(row) for row in record["readings"])
+        return checked(cls(findings, readings, Coverage.from_dict(record["coverage"]), facts(record["run"])))
 
     def to_markdown(self) -> str:
         """The report as markdown: what TensorBoard shows under Text."""

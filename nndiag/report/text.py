@@ -14,7 +14,7 @@ from rich.text import Text
 from nndiag.findings import Finding, Severity
 from nndiag.report.inert import plain_text
 from nndiag.report.report import Report
-from nndiag.report.wording import MARKS, advice, evidence, headline, since, summary, unseen, where
+from nndiag.report.wording import MARKS, advice, evidence, headline, since, summary, symptoms, unseen, where
 
 WIDTH = 100
 """Longer lines are hard to read."""
@@ -57,7 +57,8 @@ def _title(report: Report) -> Text:
 
 def _named(notes: list[Finding]) -> Text:
     """Notes by name: their words are in the report."""
-    return Text("; ".join(f"{f.rule} {f.name} at {where(f, 2)}" for f in notes), style="dim")
+    words = (f"{plain_text(f.rule, 20)} {plain_text(f.name, 60)} at {where(f, 2)}" for f in notes)
+    return Text("; ".join(words), style="dim")
 
 
 def _finding(finding: Finding) -> RenderableType:
@@ -86,8 +87,8 @@ def _rows(finding: Finding) -> Iterator[tuple[str, Text]]:
     facts = ", ".join(f"{key} {value}" for key, value in evidence(finding))
     if facts and finding.severity is not Severity.INFO:
         yield "evidence", Text(facts, style="dim")
-    for symptom in finding.related:
-        yield "follows", Text.assemble(*_symptom(symptom))
+    for depth, symptom in symptoms(finding):
+        yield "follows", Text.assemble("  " * min(depth, 8), *_symptom(symptom))
 
 
 def _symptom(symptom: Finding) -> Iterator[str]:
@@ -99,8 +100,9 @@ def _symptom(symptom: Finding) -> Iterator[str]:
 def _resolved(report: Report) -> Iterator[RenderableType]:
     for finding in report.findings:
         if not finding.is_active:
-            words = f"\n{MARKS['resolved']} resolved  {plain_text(finding.name, 60)}  {finding.rule}"
-            yield Text(f"{words}  at {where(finding)}, {since(finding)}", style="dim")
+            words = f"{plain_text(finding.name, 60)}  {plain_text(finding.rule, 20)}"
+            place = f"at {where(finding)}, {since(finding)}"
+            yield Text(f"\n{MARKS['resolved']} resolved  {words}  {place}", style="dim")
 
 
 def _blind(report: Report) -> Iterator[RenderableType]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from nndiag.findings import Coverage, Finding, Scalar, Severity
@@ -96,6 +96,13 @@ def evidence(finding: Finding) -> list[tuple[str, str]]:
         rows.append(("threshold", float(finding.threshold)))
     rows += [(key.replace("_", " "), value) for key, value in finding.evidence.items() if value is not None]
     return [(plain_text(key, 60), number(value)) for key, value in rows]
+
+
+def symptoms(finding: Finding, depth: int = 0) -> Iterator[tuple[int, Finding]]:
+    """What follows from a finding, and from that in turn; how far below the first it stands."""
+    for symptom in finding.related:
+        yield depth, symptom
+        yield from symptoms(symptom, depth + 1)
 
 
 def advice(finding: Finding) -> tuple[str, str]:

@@ -31,6 +31,9 @@ CHECKSUM = b',"crc32":"'
 _WIDE = 64
 """Units from which their values are packed: written out, they would be nearly all of a record."""
 
+_MOST_BYTES = 2**27
+"""Bytes that the values of one reading may expand to: a few kilobytes can be made to fill the memory."""
+
 
 class RecordSink:
     """Writes ``nndiag.jsonl`` into the run directory; a second run there appends a new session.
@@ -103,10 +106,18 @@ def pack(reading: Reading) -> dict[str, Any]:
 
 
 def unpack(record: Mapping[str, Any]) -> Reading:
-    """The inverse of ``pack``."""
+    """The inverse of ``pack``.
+
+    Raises:
+        ValueError: the packed values are damaged, or expand to more than any layer has.
+    """
     units = record.get("units")
     if isinstance(units, str):
-        record = {**record, "units": np.frombuffer(zlib.decompress(base64.b64decode(units)), dtype="<f8")}
+        stream = zlib.decompressobj()
+        unpacked = stream.decompress(base64.b64decode(units), _MOST_BYTES)
+        if not stream.eof:
+            raise ValueError("units are cut off, or too many")
+        record = {**record, "units": np.frombuffer(unpacked, dtype="<f8").tolist()}
     return Reading.from_dict(record)
 
 

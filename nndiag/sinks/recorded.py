@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import nndiag
 from nndiag.diagnosis import Diagnosis
 from nndiag.errors import CheckpointError
 from nndiag.findings import Coverage, Reading, Scalar
 from nndiag.layers import LayerInfo
 from nndiag.options import Selection
-from nndiag.report import Report
+from nndiag.report import Report, plain_text
+from nndiag.report.checks import checked, facts
 from nndiag.sinks.jsonl import CHECKSUM, FILE_NAME, SCHEMA_VERSION, unpack
 
 _BEGIN = {"kind": "session"}
@@ -62,25 +64,35 @@ def read_run(path: str | Path) -> RecordedRun:
     for number, record in _records(file):
         try:
             reader.take(record)
-        except (KeyError, TypeError, ValueError, AttributeError, zlib.error) as error:
-            if isinstance(error, CheckpointError):
-                raise
-            reason = f"{type(error).__name__}: {error}"
-            raise CheckpointError(f"{file}, line {number} is not of an nndiag record: {reason}") from error
+        except CheckpointError:
+            raise
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, zlib.error) as error:
+            raise CheckpointError(
+                f"{_name(file)}, line {number} is not of an nndiag record: {_reason(error)}"
+            ) from error
     if not reader.run.visits:
         raise CheckpointError(
-            f"{file} holds no visit: the run ended before nndiag looked for the first time."
+            f"{_name(file)} holds no visit: the run ended before nndiag looked for the first time."
         )
     return reader.run
 
 
 def rediagnose(run: RecordedRun, selection: Selection | None = None) -> Report:
-    """Today's rules on an old run; the findings are those the run had, unless rules have changed since."""
+    """Today's rules on an old run; the findings are those the run had, unless rules have changed since.
+
+    Raises:
+        CheckpointError: the record lacks what a rule relies on.
+    """
     selection = selection or Selection()
     diagnosis = Diagnosis(selection, dict(run.run))
     for visit in run.visits:
         readings = [reading for reading in visit.readings if selection.keeps_layer(reading.layer)]
-        diagnosis.add_readings(visit.step, visit.layers, readings, visit.coverage)
+        try:
+            diagnosis.add_readings(visit.step, visit.layers, readings, visit.coverage)
+        except Exception as error:
+            raise CheckpointError(
+                f"{_name(run.path)} cannot be judged by the rules of nndiag {nndiag.__version__}: {_reason(error)}"
+            ) from error
     return diagnosis.report()
 
 
@@ -97,22 +109,25 @@ class _Reader:
         kind, run = record["kind"], self.run
         if kind == "session":
             if record["schema_version"] > SCHEMA_VERSION:
-                raise CheckpointError(f"{run.path} was written by a newer nndiag: upgrade nndiag to read it.")
-            run.run = {"nndiag": record["nndiag"], "is_complete": False}
+                raise CheckpointError(
+                    f"{_name(run.path)} was written by a newer nndiag: upgrade nndiag to read it."
+                )
+            run.run = facts({"nndiag": record["nndiag"], "is_complete": False})
         elif kind == "layers":
-            self._layers = {row["name"]: LayerInfo.from_dict(row) for row in record["layers"]}
+            infos = [checked(LayerInfo.from_dict(row)) for row in record["layers"]]
+            self._layers = {info.name: info for info in infos}
         elif kind == "visit":
             self._take_visit(record)
         elif kind == "end":
-            run.run = dict(record["run"])
+            run.run = facts(record["run"])
 
     def _take_visit(self, record: Mapping[str, Any]) -> None:
         if "coverage" in record:
-            self._coverage = Coverage.from_dict(record["coverage"])
+            self._coverage = checked(Coverage.from_dict(record["coverage"]))
         visits, step = self.run.visits, int(record["step"])
         while visits and visits[-1].step >= step:
             visits.pop()
-        readings = tuple(unpack(row) for row in record["readings"])
+        readings = tuple(checked(unpack(row)) for row in record["readings"])
         visits.append(RecordedVisit(step, self._layers, readings, self._coverage))
         if self.run.run.get("is_complete") is False:
             self.run.run |= {"visits": len(visits), "last_step": step}
@@ -124,17 +139,27 @@ def _records(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         lines = file.read_bytes().split(b"\n")
     except FileNotFoundError as error:
         raise CheckpointError(
-            f"{file} does not exist: give the directory of a run that nndiag watched."
+            f"{_name(file)} does not exist: give the directory of a run that nndiag watched."
         ) from error
     except OSError as error:
-        raise CheckpointError(f"{file} cannot be read: {error.strerror}") from error
+        raise CheckpointError(f"{_name(file)} cannot be read: {error.strerror}") from error
+    except ValueError as error:  # a name that no file can have
+        raise CheckpointError(f"{_name(file)} cannot be read: {error}") from error
     records = [(number, _decode(line)) for number, line in enumerate(lines, 1) if line]
     for place, (number, record) in enumerate(records):
         following = records[place + 1][1] if place + 1 < len(records) else _BEGIN
         if record is not None:
             yield number, record
         elif following is None or following.get("kind") != "session" or len(records) == 1:
-            raise CheckpointError(f"{file}, line {number} is damaged.")
+            raise CheckpointError(f"{_name(file)}, line {number} is damaged.")
+
+
+def _name(file: Path) -> str:
+    return plain_text(file, 500)
+
+
+def _reason(error: Exception) -> str:
+    return plain_text(f"{type(error).__name__}: {error}", 300)
 
 
 def _decode(line: bytes) -> dict[str, Any] | None:

@@ -46,6 +46,13 @@ class Statistic:
         """A copy in host memory: counts as int64, the rest as float64."""
         return type(self).from_tensors({name: _host(t) for name, t in self.to_tensors().items()})
 
+    def _check_kind(self, other: Statistic) -> None:
+        """Only statistics of one kind can be merged."""
+        if type(self) is not type(other):
+            raise IncompatibleStatisticsError(
+                f"{type(self).__name__} cannot be merged with {type(other).__name__}."
+            )
+
     def _check(self, other: Statistic, *names: str) -> None:
         """Two statistics can be merged when they are of one kind and their units agree.
 
@@ -53,10 +60,7 @@ class Statistic:
             other: The statistic to merge with.
             names: Fields that have one entry a unit; none: all fields.
         """
-        if type(self) is not type(other):
-            raise IncompatibleStatisticsError(
-                f"{type(self).__name__} cannot be merged with {type(other).__name__}."
-            )
+        self._check_kind(other)
         here, there = self.to_tensors(), other.to_tensors()
         for name in names or here:
             mine, theirs = here[name], there[name]

@@ -50,6 +50,7 @@ class BatchMeans(Statistic):
 
     def merge(self, other: Self) -> Self:
         """The newest ``BATCHES`` of both; batches of samples of another shape begin anew."""
+        self._check_kind(other)
         if self.means.shape[1] != other.means.shape[1]:
             return other
         mine, theirs = self.to_tensors(), other.to_tensors()
@@ -96,6 +97,7 @@ class BatchLabels(Statistic):
 
     def merge(self, other: Self) -> Self:
         """The newest ``BATCHES`` of both; labels not seen so far get a column."""
+        self._check_kind(other)
         width = max(self.table.shape[1], other.table.shape[1])
         wide = [torch.nn.functional.pad(t.table, (0, width - t.table.shape[1])) for t in (self, other)]
         return type(self)(torch.cat(wide)[-BATCHES:])

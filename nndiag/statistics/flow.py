@@ -71,7 +71,7 @@ class ParameterFlow(Statistic):
 
     def merge(self, other: Self) -> Self:
         """Parameters are not a sample: the newer reading stands."""
-        self._check(other, "entries")
+        self._check_kind(other)
         return other
 
     @property
@@ -117,7 +117,7 @@ class UpdateSize(Statistic):
 
     def merge(self, other: Self) -> Self:
         """The newer step stands."""
-        self._check(other)
+        self._check_kind(other)
         return other
 
     @property

@@ -74,7 +74,7 @@ class WeightLaw(Statistic):
 
     def merge(self, other: Self) -> Self:
         """A weight is not a sample: the newer reading stands."""
-        self._check(other)
+        self._check_kind(other)
         return other
 
     @property

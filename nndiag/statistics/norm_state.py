@@ -72,6 +72,7 @@ class NormState(Statistic):
 
     def merge(self, other: Self) -> Self:
         """Buffers are not a sample: the newer reading stands."""
+        self._check_kind(other)
         return other
 
     @property

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .case import Case, Program, accuracy, cross_entropy, healthy
-from .data import Batch, Split, digits, pixels, shuffled, text
+from .data import Batch, Split, digits, pixels, rescaled, shuffled, text
 from .networks import Adapted, Convolutional, Perceptron, Probed, SparseCode, Transformer
 
 
@@ -111,7 +111,7 @@ def next_letter(model: nn.Module, batch: Batch) -> Tensor:
 
 
 @healthy("GPT, warm-up and cosine", traps=("activation_shift", "lr_too_high"), above=0.72)
-def small_gpt(steps: int = 250, warm_up: int = 30) -> Program:
+def small_gpt(steps: int = 220, warm_up: int = 30) -> Program:
     """The rate rises for 30 steps and falls to zero: shift comes late, and then goes."""
     train, test = text()
     model = Transformer()
@@ -130,7 +130,7 @@ def small_gpt(steps: int = 250, warm_up: int = 30) -> Program:
 @healthy("border pixels", traps=("dead_units", "input_scale"), above=0.94)
 def border_pixels() -> Program:
     """Pixels from 0 to 1, some of them zero in every image."""
-    train, test = (Split(part.x / 16, part.y) for part in pixels())
+    train, test = (rescaled(part, 0.0, 16.0) for part in pixels())
     model = Perceptron()
     return Program(model, shuffled(train, 300), test, torch.optim.Adam(model.parameters(), 5e-3))
 

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from .case import Case
-from .sick_norms import bn_momentum, dropout_on_tiny_layers, dropout_then_bn, ln_on_a_raw_table, one_class_per_batch
+from .sick_norms import (
+    bn_momentum,
+    dropout_on_tiny_layers,
+    dropout_then_bn,
+    ln_on_a_raw_table,
+    one_class_per_batch,
+)
 from .sick_steps import adam_lr, log_of_softmax, raw_pixels
 from .sick_weights import big_tanh, const_mlp, dead_bias, deep_sigmoid, tiny_tanh
 

@@ -10,9 +10,6 @@ from .case import Program, Proof, sick
 from .data import digits, shuffled
 from .networks import Deep, Perceptron, stack
 
-HIDDEN_OF_SIX = tuple(str(place) for place in range(12))
-"""Linear and Tanh modules of six hidden layers in a Sequential."""
-
 
 def classifier(model: nn.Module, *, steps: int, lr: float = 0.1, adam: bool = False) -> Program:
     """Trains on flat digits."""
@@ -43,13 +40,13 @@ def const_mlp(is_faulty: bool) -> Program:
     family="init_scale",
     rule="ND311",
     also=("vanishing_gradient",),
-    layers=HIDDEN_OF_SIX,
+    layers=tuple(map(str, range(12))),
     proof=Proof(sick=0.3, twin=0.94),
 )
 def tiny_tanh(is_faulty: bool) -> Program:
     """Weights of std .01 in six tanh layers: neither signal nor gradient gets through."""
     model = stack(6, 64, nn.Tanh)
-    for layer in linears(model):
+    for layer in linears(model)[:-1]:
         if is_faulty:
             nn.init.normal_(layer.weight, std=0.01)
         else:
@@ -62,7 +59,7 @@ def tiny_tanh(is_faulty: bool) -> Program:
     family="saturation",
     rule="ND201",
     also=("init_scale", "exploding_gradient"),
-    layers=tuple("012345"),
+    layers=tuple(map(str, range(6))),
     proof=Proof(sick=0.9, twin=0.92),
 )
 def big_tanh(is_faulty: bool) -> Program:

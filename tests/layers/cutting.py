@@ -36,7 +36,7 @@ def cut(module: nn.Module, name: str = "", layer_name: str = "") -> Tensor:
     """The unit matrix of one domain."""
     rows = unit_rows(domain(module, name, layer_name), parameters(module, layer_name))
     assert rows is not None
-    return rows.detach()
+    return rows.detach().clone()  # the rows of a lone part are a view
 
 
 def by_hand(units: int, row: Callable[[int], list[Tensor]]) -> Tensor:

@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from layers.cutting import cut, filled, noise, swap_
 from torch import Tensor, nn
+
+from layers.cutting import cut, filled, noise, swap_
 
 
 def assert_swap_is_invisible(
-    module: nn.Module, run: Callable[[], Tensor], swap: Callable[[], None], rows: Callable[[], Tensor], i: int, j: int
+    run: Callable[[], Tensor], swap: Callable[[], None], rows: Callable[[], Tensor], i: int, j: int
 ) -> None:
     """The function stays; the unit matrix changes by that swap of rows and by nothing else."""
     before, units = run().detach(), rows()
@@ -31,12 +32,15 @@ def test_linear():
         swap_(net[0].bias, 1, 4)
         swap_(net[2].weight, 1, 4, axis=1)
 
-    assert_swap_is_invisible(net, lambda: net(x), swap, lambda: cut(net, layer_name="0"), 1, 4)
+    assert_swap_is_invisible(lambda: net(x), swap, lambda: cut(net, layer_name="0"), 1, 4)
 
 
 @pytest.mark.parametrize("group", [0, 1])
 def test_convolution_within_a_group(group):
-    net, x = filled(nn.Sequential(nn.Conv2d(4, 6, 2, groups=2), nn.Tanh(), nn.Conv2d(6, 2, 2))), noise(2, 4, 4, 4)
+    net, x = (
+        filled(nn.Sequential(nn.Conv2d(4, 6, 2, groups=2), nn.Tanh(), nn.Conv2d(6, 2, 2))),
+        noise(2, 4, 4, 4),
+    )
     i, j = 3 * group, 3 * group + 2
 
     def swap() -> None:
@@ -44,11 +48,14 @@ def test_convolution_within_a_group(group):
         swap_(net[0].bias, i, j)
         swap_(net[2].weight, i, j, axis=1)
 
-    assert_swap_is_invisible(net, lambda: net(x), swap, lambda: cut(net, f"group {group}", "0"), 0, 2)
+    assert_swap_is_invisible(lambda: net(x), swap, lambda: cut(net, f"group {group}", "0"), 0, 2)
 
 
 def test_filters_of_different_groups_cannot_be_swapped():
-    net, x = filled(nn.Sequential(nn.Conv2d(4, 6, 2, groups=2), nn.Tanh(), nn.Conv2d(6, 2, 2))), noise(2, 4, 4, 4)
+    net, x = (
+        filled(nn.Sequential(nn.Conv2d(4, 6, 2, groups=2), nn.Tanh(), nn.Conv2d(6, 2, 2))),
+        noise(2, 4, 4, 4),
+    )
     before = net(x).detach()
     for tensor, axis in ((net[0].weight, 0), (net[0].bias, 0), (net[2].weight, 1)):
         swap_(tensor, 0, 5, axis)
@@ -63,7 +70,7 @@ def test_transposed_convolution():
         swap_(net[0].bias, 0, 3)
         swap_(net[2].weight, 0, 3, axis=1)
 
-    assert_swap_is_invisible(net, lambda: net(x), swap, lambda: cut(net, layer_name="0"), 0, 3)
+    assert_swap_is_invisible(lambda: net(x), swap, lambda: cut(net, layer_name="0"), 0, 3)
 
 
 class Reader(nn.Module):
@@ -94,7 +101,7 @@ def test_recurrent(kind):
         swap_hidden(net.recurrent, "l0", 1, 3, 5)
         swap_(net.head.weight, 1, 3, axis=1)
 
-    assert_swap_is_invisible(net, lambda: net(x), swap, lambda: cut(net, "l0", "recurrent"), 1, 3)
+    assert_swap_is_invisible(lambda: net(x), swap, lambda: cut(net, "l0", "recurrent"), 1, 3)
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
@@ -109,7 +116,7 @@ def test_lower_layer_of_a_bidirectional_stack(kind, direction):
             swap_(getattr(net.recurrent, reader), offset, offset + 2, axis=1)
 
     rows = lambda: cut(net, f"l0{direction}", "recurrent")  # noqa: E731
-    assert_swap_is_invisible(net, lambda: net(x), swap, rows, 0, 2)
+    assert_swap_is_invisible(lambda: net(x), swap, rows, 0, 2)
 
 
 def test_cells_of_a_projected_lstm():
@@ -121,7 +128,7 @@ def test_cells_of_a_projected_lstm():
                 swap_(getattr(net.recurrent, f"{stem}_l0"), 5 * gate + 1, 5 * gate + 4)
         swap_(net.recurrent.weight_hr_l0, 1, 4, axis=1)
 
-    assert_swap_is_invisible(net, lambda: net(x), swap, lambda: cut(net, "l0", "recurrent"), 1, 4)
+    assert_swap_is_invisible(lambda: net(x), swap, lambda: cut(net, "l0", "recurrent"), 1, 4)
 
 
 def attended(net: nn.MultiheadAttention, x: Tensor) -> Callable[[], Tensor]:
@@ -147,7 +154,7 @@ def test_attention_heads(is_packed):
             swap_(bias.view(3, 2), 0, 2)
         swap_(net.out_proj.weight.detach().view(6, 3, 2), 0, 2, axis=1)
 
-    assert_swap_is_invisible(net, attended(net, x), swap, lambda: cut(net, "heads"), 0, 2)
+    assert_swap_is_invisible(attended(net, x), swap, lambda: cut(net, "heads"), 0, 2)
 
 
 def separate(size: int, heads: int) -> nn.MultiheadAttention:
@@ -169,7 +176,7 @@ def test_values_within_a_head(head):
         swap_(net.in_proj_bias.detach()[12:], i, j)
         swap_(net.out_proj.weight, i, j, axis=1)
 
-    assert_swap_is_invisible(net, attended(net, x), swap, lambda: cut(net, "values"), i, j)
+    assert_swap_is_invisible(attended(net, x), swap, lambda: cut(net, "values"), i, j)
 
 
 def test_columns_of_an_embedding():
@@ -179,4 +186,4 @@ def test_columns_of_an_embedding():
         swap_(net[0].weight, 0, 3, axis=1)
         swap_(net[1].weight, 0, 3, axis=1)
 
-    assert_swap_is_invisible(net, lambda: net(tokens), swap, lambda: cut(net, layer_name="0"), 0, 3)
+    assert_swap_is_invisible(lambda: net(tokens), swap, lambda: cut(net, layer_name="0"), 0, 3)

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from layers.cutting import by_hand, cut, domain, filled, gradients, layer, noise
 from torch import Tensor, nn
 
+from layers.cutting import by_hand, cut, domain, filled, gradients, layer, noise
 from nndiag.layers import unit_rows
 
 
@@ -246,7 +246,9 @@ def test_the_output_of_a_unit_depends_on_its_own_row_only(module, shape):
         module.zero_grad()
         first_tensor(module(x)).movedim(info.unit_axis, 0)[unit].sum().backward()
         touched = [
-            rows.abs().sum(1) > 0 for d in info.domains if (rows := unit_rows(d, gradients(module))) is not None
+            rows.abs().sum(1) > 0
+            for d in info.domains
+            if (rows := unit_rows(d, gradients(module))) is not None
         ]
         assert torch.cat(touched).nonzero().flatten().tolist() == [unit]
 

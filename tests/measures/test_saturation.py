@@ -193,7 +193,8 @@ def test_what_follows_from_a_dead_layer_is_listed_under_it() -> None:
 
 def test_frozen_layers_are_not_accused() -> None:
     assert own_share(half_dead(64, frozen=True)) == 1.0
-    assert "2" not in {place for f in half_dead(64, frozen=True).findings().values() for place in f.layers}
+    finding = half_dead(64, frozen=True).findings().get("ND202")
+    assert finding is None or (finding.severity, finding.layers) == ("info", ("4",))
 
 
 @functools.cache
@@ -395,7 +396,9 @@ def test_entropy_is_that_of_the_softmax_over_visible_keys() -> None:
     assert reading.value == pytest.approx(per_head.min(), rel=1e-5)
 
 
-@pytest.mark.parametrize(("then", "now", "is_found"), [(0.35, 0.04, True), (0.25, 0.04, False), (0.35, 0.06, False)])
+@pytest.mark.parametrize(
+    ("then", "now", "is_found"), [(0.35, 0.04, True), (0.25, 0.04, False), (0.35, 0.06, False)]
+)
 def test_collapse_is_from_above_a_third_to_below_a_twentieth(then: float, now: float, is_found: bool) -> None:
     layers = {"act": LayerInfo("act", "MultiheadAttention", "attention", 0)}
 

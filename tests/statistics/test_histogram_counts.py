@@ -41,7 +41,16 @@ def test_sums_and_extremes_are_those_of_the_finite_entries(x: Tensor) -> None:
 
 @pytest.mark.parametrize(
     ("value", "place"),
-    [(0.0, 160), (1e-45, 160), (-1e-45, 160), (1.0, 241), (-1.0, 79), (3e38, 320), (-3e38, 0), (2.0**-20, 161)],
+    [
+        (0.0, 160),
+        (1e-45, 160),
+        (-1e-45, 160),
+        (1.0, 241),
+        (-1.0, 79),
+        (3e38, 320),
+        (-3e38, 0),
+        (2.0**-20, 161),
+    ],
 )
 def test_place_of_a_number(value: float, place: int) -> None:
     counts = Histogram.of(torch.tensor([[[value]]])).counts

@@ -135,9 +135,7 @@ def test_gradients_are_equal_relative_to_the_largest(apart: float, same: bool, d
     gradients[1] = gradients[0]
     gradients[1, 0] += apart * largest
     found = RowSignature.of(rows, gradients)
-    assert (found.joint[0] == found.joint[1]) is torch.tensor(same) or bool(
-        found.joint[0] == found.joint[1]
-    ) == same
+    assert bool(found.joint[0] == found.joint[1]) is same
     verdict = judge_units(found.exact.numpy(), found.joint.numpy(), found.gradient_norms.numpy())
     assert (verdict.locked, verdict.healing, verdict.stuck) == ((2, 0, 0) if same else (0, 2, 0))
 

@@ -32,7 +32,9 @@ def over_standard_normal(edges: TailEdges) -> Slope:
 
 
 @pytest.mark.parametrize(
-    ("edges", "transmission"), [(RELU, 0.5), (TANH, 0.4644029), (SIGMOID, 0.7173799)], ids=lambda v: str(v)[:20]
+    ("edges", "transmission"),
+    [(RELU, 0.5), (TANH, 0.4644029), (SIGMOID, 0.7173799)],
+    ids=lambda v: str(v)[:20],
 )
 def test_transmission_of_standard_normal_input(edges: TailEdges, transmission: float) -> None:
     assert over_standard_normal(edges).transmission == pytest.approx(transmission, abs=2e-6)

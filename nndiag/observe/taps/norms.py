@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from nndiag.layers import LayerInfo
+from nndiag.layers import LayerInfo, Role
 from nndiag.measures import Need
 from nndiag.observe.buffers import Norm, norm_of
 from nndiag.observe.taps.table import Reader
@@ -41,11 +41,11 @@ def _read_drift(reader: TapReader, call: Call, info: LayerInfo, output: None) ->
 def _read_scales(reader: TapReader, call: Call, info: LayerInfo, output: None) -> None:
     """What layer, RMS and group normalization squeeze into one scale; in training only without a probe."""
     found = _input_of(reader, call)
-    if found is None or found[0].reduction == "batch":
-        return
-    if reader.observer == "stream" and not reader.stands_in:
+    if found is None or (reader.observer == "stream" and not reader.stands_in):
         return
     norm, tensor = found
+    if norm.reduction == "batch":
+        return
     if norm.reduction != "group":
         last = _features_last(tensor, norm.features)
         if last is None:
@@ -56,7 +56,7 @@ def _read_scales(reader: TapReader, call: Call, info: LayerInfo, output: None) -
     if x is None or x.shape[2] % norm.groups:
         return
     is_group = norm.reduction == "group"
-    clean = centered(x, "group" if norm.reduction == "group" else norm.reduction, norm.groups)
+    clean = centered(x, norm.reduction, norm.groups)
     reader.file(
         *(info.name, "input", "sample_scales"), SampleScales.of(clean, norm.eps, over_positions=is_group)
     )
@@ -95,17 +95,15 @@ def _read_batch_means(reader: TapReader, call: Call, info: LayerInfo, output: No
         reader.file(info.name, "input", "batch_means", BatchMeans.of(tensor))
 
 
-_NORM = frozenset(("norm",))
+_NORM: frozenset[Role] = frozenset(("norm",))
+_READERS_OF_INPUT: frozenset[Role] = frozenset(("weight", "norm", "recurrent"))
 
 READERS = (
     Reader(Need.NORM_INPUTS, _NORM, "before", _read_drift, observers=frozenset(("stream",))),
     Reader(Need.NORM_INPUTS, _NORM, "before", _read_scales, observers=frozenset(("probe", "stream"))),
     Reader(Need.BATCH_STATISTICS, _NORM, "before", _read_population, variants=frozenset(("batch",))),
     Reader(
-        Need.BATCH_MEANS,
-        frozenset(("weight", "norm", "recurrent")),
-        "before",
-        _read_batch_means,
+        *(Need.BATCH_MEANS, _READERS_OF_INPUT, "before", _read_batch_means),
         observers=frozenset(("stream",)),
     ),
 )
