@@ -38,15 +38,15 @@ class Classifier(pl.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=1e-3)
 
 
-def main() -> nndiag.Report:
-    """Trains for five epochs and prints what nndiag found."""
+def main(epochs: int = 5) -> nndiag.Report:
+    """Trains and, at the end, prints what nndiag found."""
     digits = load_digits()
     x = torch.tensor(digits.data, dtype=torch.float32) / 16
     loader = DataLoader(TensorDataset(x, torch.tensor(digits.target)), batch_size=64, shuffle=True)
 
     monitor = nndiag.DiagnosticsMonitor()
     trainer = pl.Trainer(
-        max_epochs=5, accelerator="cpu", logger=TensorBoardLogger("runs"), callbacks=[monitor]
+        max_epochs=epochs, accelerator="cpu", logger=TensorBoardLogger("runs"), callbacks=[monitor]
     )
     trainer.fit(Classifier(), loader)
     return monitor.report

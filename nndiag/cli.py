@@ -6,16 +6,20 @@ clear line on standard error.
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     from nndiag.report import Report
+
+_UsageError: Any = typer.BadParameter.__base__
+"""What typer raises on bad usage; it has no public name there."""
 
 app = typer.Typer(
     add_completion=False,
@@ -41,6 +45,23 @@ class FailOn(StrEnum):
     WARNING = "warning"
     INFO = "info"
     NEVER = "never"
+
+
+def _say_version(is_asked: bool) -> None:
+    if is_asked:
+        import nndiag
+
+        typer.echo(f"nndiag {nndiag.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Say the version.", is_eager=True, callback=_say_version)
+    ] = False,
+) -> None:
+    """Options of no command."""
 
 
 @app.command()
@@ -134,7 +155,7 @@ def _show(result: Report, format_: Format, output: Path | None) -> None:
     texts = {
         Format.TEXT: result.__str__,
         Format.JSON: result.to_json,
-        Format.HTML: result._repr_html_,
+        Format.HTML: result.to_html,
         Format.MARKDOWN: result.to_markdown,
     }
     text = texts[format_]()
@@ -156,15 +177,19 @@ def _exit_code(result: Report, fail_on: FailOn) -> int:
 def main() -> None:
     """The console script: every expected error is one line and status 2."""
     from nndiag.errors import NNDiagError
+    from nndiag.report import plain_text
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # the marks of a report are in few encodings
     try:
-        app()
-    except NNDiagError as error:
-        typer.echo(f"nndiag: {' '.join(str(error).split())}", err=True)
-        sys.exit(2)
-    except OSError as error:
-        typer.echo(f"nndiag: {error}", err=True)
-        sys.exit(2)
+        sys.exit(app(standalone_mode=False))
+    except _UsageError as usage:
+        message = usage.format_message()
+    except (NNDiagError, OSError) as error:
+        message = str(error)
+    if message:  # without arguments, help was shown
+        typer.echo(f"nndiag: {plain_text(message)}", err=True)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

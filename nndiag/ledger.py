@@ -10,7 +10,7 @@ from typing import Literal
 from nndiag.findings import Finding, Severity
 from nndiag.measures import RULES, Measure
 from nndiag.options import Selection
-from nndiag.rules import Case, History, Rule, Verdict, View
+from nndiag.rules import Abstention, Case, History, Rule, Verdict, View
 
 
 @dataclass
@@ -61,11 +61,15 @@ class Ledger:
     ) -> tuple[Finding, ...]:
         """Lets every rule judge what was read at the newest step; returns the findings as they stand."""
         for measure in measures:
-            for rule in filter(lambda rule: self._selection.uses(rule.id), measure.rules):
+            for rule in measure.rules:
+                if not self._selection.uses(rule.id):
+                    continue
                 threshold = self._selection.thresholds.get(rule.id, rule.threshold)
                 needed = 1 if rule.persistence == "at once" or source == "checkpoint" else 2
                 for layer in _read_now(history, rule):
                     verdict = rule.judge(View(history, rule.measure, layer, threshold, source))
+                    if isinstance(verdict, Abstention):
+                        continue
                     self._tracks.setdefault((rule.id, layer), _Track()).add(history.step, verdict, needed)
         return self.findings(history, measures)
 
@@ -153,7 +157,10 @@ def _rank(rule: Rule, track: _Track, depth: int) -> tuple[float, ...]:
 
 
 def _group(findings: list[Finding], history: History, harmless: frozenset[str]) -> list[Finding]:
-    """Puts a symptom under its cause: a declared consequence, not upstream of it, not before it."""
+    """Puts a symptom under its cause: a declared consequence, not upstream of it, not before it.
+
+    A cause that was never seen clean was there before it could first be judged.
+    """
     causes: dict[str, list[Finding]] = {}
     tops: list[Finding] = []
     for finding in findings:
@@ -177,8 +184,9 @@ def _adopt(finding: Finding, causes: dict[str, list[Finding]]) -> Finding:
 def _explains(cause: Finding, symptom: Finding, history: History) -> bool:
     if symptom.rule not in RULES[cause.rule].explains or (symptom.is_active and not cause.is_active):
         return False
-    downstream = _first_depth(cause.layers, history) <= _first_depth(symptom.layers, history)
-    return downstream and cause.first_step <= symptom.first_step
+    is_ahead = _first_depth(cause.layers, history) <= _first_depth(symptom.layers, history)
+    was_there = cause.first_step <= symptom.first_step or cause.last_clean_step is None
+    return was_there and (is_ahead or RULES[cause.rule].is_of_run)
 
 
 def _first_depth(layers: Iterable[str], history: History) -> int:

@@ -135,6 +135,13 @@ class Verdict:
     """Whether this is a note about something that brings nothing else about."""
 
 
+class Abstention:
+    """A rule's word where it may not speak yet: neither bad nor clean."""
+
+
+ABSTAIN = Abstention()
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """All layers a rule holds against at present, the leading one first."""
@@ -175,8 +182,8 @@ class Rule:
     """One rule of the catalogue; its id is stable for ever.
 
     ``reads`` names the reading whose presence at a step means that the rule can judge the layer there.
-    ``judge`` returns a verdict, or None when the layer is clean. ``lead`` says which layer a finding names
-    first. ``explains`` names the rules whose findings are consequences of this one.
+    ``judge`` returns a verdict, None when the layer is clean, or ``ABSTAIN``. ``lead`` says which layer a
+    finding names first. ``explains`` names the rules whose findings are consequences of this one.
     """
 
     id: str
@@ -184,10 +191,12 @@ class Rule:
     measure: str
     summary: str
     reads: str
-    judge: Callable[[View], Verdict | None]
+    judge: Callable[[View], Verdict | Abstention | None]
     advise: Callable[[Case], Advice]
     threshold: float
     persistence: Persistence = "two of three"
     lead: Literal["worst", "earliest"] = "worst"
     explains: tuple[str, ...] = ()
     lower_is_worse: bool = False
+    is_of_run: bool = False
+    """Whether the cause lies in the run as a whole (learning rate, depth): no layer is ahead of it."""

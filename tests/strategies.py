@@ -17,6 +17,7 @@ from nndiag.statistics import (
     BatchLabels,
     BatchMeans,
     Disagreement,
+    DropoutUse,
     FeatureScales,
     Histogram,
     Moments,
@@ -26,6 +27,7 @@ from nndiag.statistics import (
     Running,
     SampleScales,
     Slope,
+    Spectrum,
     Statistic,
     Tails,
     UpdateSize,
@@ -77,6 +79,8 @@ MAKERS: dict[str, Callable[[Tensor], Statistic]] = {
     "batch_means": BatchMeans.of,
     "batch_labels": _labels,
     "norm_state": _norm_state,
+    "dropout_use": lambda x: DropoutUse.of(len(x) / 10, active=len(x) % 2 == 0),
+    "spectrum": Spectrum.of,
     "law": lambda x: WeightLaw.of(_units(x)),
     "signature": lambda x: RowSignature.of(_units(x), _units(x).cos()),
     "flow": lambda x: ParameterFlow.of(_units(x), _units(x).cos()),
@@ -84,14 +88,14 @@ MAKERS: dict[str, Callable[[Tensor], Statistic]] = {
 }
 """Every registered statistic, made from a view X[N, S, C]."""
 
-NEWEST = frozenset(("law", "signature", "flow", "update", "norm_state"))
-"""Readings of parameters and buffers: they are no samples, and in a merge the newer one stands."""
+NEWEST = frozenset(("law", "signature", "flow", "update", "norm_state", "spectrum"))
+"""Readings that are no sums over samples: in a merge the newer one stands."""
 
 IN_ORDER = frozenset(("batch_means", "batch_labels"))
 """Rows of the newest batches: the order of parts is kept."""
 
-OF_BATCHES = frozenset(("batch_drift",))
-"""Sums over batches: the order of parts must not matter; where a batch ends does."""
+OF_BATCHES = frozenset(("batch_drift", "dropout_use"))
+"""Sums over batches or calls: the order of parts must not matter; where a batch ends does."""
 
 SUMMED = sorted(set(MAKERS) - NEWEST - IN_ORDER - OF_BATCHES)
 """Statistics of samples: neither the order nor the size of parts must matter. A new one counts as such."""

@@ -74,7 +74,6 @@ def one_line(err: str) -> str:
 # --- what there is --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="there is no --version")
 def test_version() -> None:
     assert nndiag.__version__ in invoke("--version")
 
@@ -97,7 +96,9 @@ def test_without_a_command_it_shows_help() -> None:
     assert "Usage" in result.output
 
 
-@pytest.mark.parametrize("arguments", [("unknown",), ("report",), ("rules", "--format", "x"), ("explain", "--x")])
+@pytest.mark.parametrize(
+    "arguments", [("unknown",), ("report",), ("rules", "--format", "x"), ("explain", "--x")]
+)
 def test_bad_usage_is_status_2(arguments: tuple[str, ...]) -> None:
     result = RUNNER.invoke(app, list(arguments))
     assert result.exit_code == 2
@@ -162,7 +163,9 @@ def test_explain_suggests_the_nearest(given: str, near: str, shell: Shell) -> No
     assert f"'{given}' is not known. Did you mean '{near}'?" in one_line(err)
 
 
-@pytest.mark.parametrize("given", ["", "zzz", "%s{0}", "ND201\n\n", "\x1b[31mND201", "\u202eND201", "[bold]ND201"])
+@pytest.mark.parametrize(
+    "given", ["", "zzz", "%s{0}", "ND201\n\n", "\x1b[31mND201", "\u202eND201", "[bold]ND201"]
+)
 def test_explain_of_anything(given: str, shell: Shell) -> None:
     status, out, err = shell("explain", given)
     assert (status, out) == (2, "")
@@ -195,7 +198,6 @@ def test_report_as_html(run: tuple[Path, Report]) -> None:
     assert "saturated-activation" in page.words
 
 
-@pytest.mark.xfail(strict=True, reason="--format html gives the fragment for notebooks: no policy, no charset")
 def test_report_as_html_is_a_whole_page(run: tuple[Path, Report], tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     invoke("report", run[0], "--fail-on", "never", "--format", "html", "--output", path)
@@ -286,14 +288,15 @@ HOSTILE_PATHS = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE_PATHS)
-def test_a_path_that_holds_no_run(kind: str, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_that_holds_no_run(
+    kind: str, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     status, out, err = shell("report", HOSTILE_PATHS[kind])
     assert (status, out) == (2, "")
     one_line(err)
 
 
-@pytest.mark.xfail(strict=True, reason="the line repeats the path with its control characters")
 @pytest.mark.parametrize("name", ["\x9b31mrun", "run\u202e", "a\x00b", "bell\x07"])
 def test_a_path_that_would_act_on_the_terminal(name: str, shell: Shell) -> None:
     status, _, err = shell("report", name)
@@ -301,11 +304,12 @@ def test_a_path_that_would_act_on_the_terminal(name: str, shell: Shell) -> None:
     one_line(err)
 
 
-@pytest.mark.xfail(strict=True, reason="printing a path that is not UTF-8 raises UnicodeEncodeError")
 def test_a_path_that_is_not_utf8(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONIOENCODING": "utf-8:strict", "OMP_NUM_THREADS": "1"}
     command = [os.fsencode(sys.executable), b"-m", b"nndiag", b"report", b"run\xff\xfe"]
-    done = subprocess.run(command, capture_output=True, cwd=tmp_path, env=environment, timeout=60, check=False)
+    done = subprocess.run(
+        command, capture_output=True, cwd=tmp_path, env=environment, timeout=60, check=False
+    )
     assert done.returncode == 2
     one_line(done.stderr.decode())
 

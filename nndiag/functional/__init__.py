@@ -11,6 +11,14 @@ from nndiag.functional.distances import (
     scale_shift,
     sigma_equiv,
 )
+from nndiag.functional.dropout import (
+    GRID,
+    effective_dof,
+    kept_units,
+    largest_safe_p,
+    variance_shift,
+    what_if,
+)
 from nndiag.functional.homogeneity import Dispersion, Homogeneity, homogeneity, label_dispersion
 from nndiag.functional.initialization import LAWS, Law, critical_gain, fitting_laws, ks_critical
 from nndiag.functional.normalization import (
@@ -34,6 +42,7 @@ from nndiag.functional.tails import ELEMENTWISE, TailEdges, tail_edges
 
 __all__ = [
     "ELEMENTWISE",
+    "GRID",
     "LAWS",
     "Dispersion",
     "Homogeneity",
@@ -44,6 +53,7 @@ __all__ = [
     "UnitVerdict",
     "critical_gain",
     "debiased",
+    "effective_dof",
     "effective_rate",
     "ema_batches",
     "ema_noise",
@@ -56,8 +66,10 @@ __all__ = [
     "jacobian_share",
     "jeffreys",
     "judge_units",
+    "kept_units",
     "ks_critical",
     "label_dispersion",
+    "largest_safe_p",
     "log_scale_spread",
     "max_cosine_pvalue",
     "max_cosine_quantile",
@@ -70,5 +82,7 @@ __all__ = [
     "tail_edges",
     "total_gain",
     "variance_share",
+    "variance_shift",
     "warm_up",
+    "what_if",
 ]

@@ -48,7 +48,9 @@ def kept_units(units: int, p: float) -> Kept:
     q = 1 - p
     drawn = 0 < p < 1
     entropy = -(p * math.log2(p) + q * math.log2(q)) if drawn else 0.0
-    return Kept(units * q, math.sqrt(units * p * q), float(units) if drawn else 0.0, units * entropy, p**units)
+    return Kept(
+        units * q, math.sqrt(units * p * q), float(units) if drawn else 0.0, units * entropy, p**units
+    )
 
 
 def effective_dof(eigenvalues: ArrayLike, p: float) -> float:

@@ -8,6 +8,7 @@ from nndiag.measures import (
     activation_shift,
     coverage,
     data,
+    dropout_capacity,
     gradient_flow,
     initialization,
     neuron_symmetry,
@@ -26,6 +27,7 @@ MEASURES: Mapping[str, Measure] = {
         neuron_symmetry,
         initialization,
         norm_drift,
+        dropout_capacity,
         gradient_flow,
         coverage,
     )

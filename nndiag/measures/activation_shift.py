@@ -18,10 +18,18 @@ from collections.abc import Iterator
 import numpy as np
 
 from nndiag.findings import CoverageEntry, Reading, Scalar, Severity
-from nndiag.functional import debiased, hellinger2, hellinger2_floor, mean_shift, scale_shift, sigma_equiv
+from nndiag.functional import (
+    debiased,
+    hellinger2,
+    hellinger2_floor,
+    mean_shift,
+    scale_shift,
+    sigma_equiv,
+    variance_share,
+)
 from nndiag.layers import LayerInfo
 from nndiag.measures.base import Measure, Need, Visit
-from nndiag.rules import Advice, Case, Rule, Verdict, View
+from nndiag.rules import ABSTAIN, Abstention, Advice, Case, Rule, Verdict, View
 from nndiag.snapshot import Gap, Observer, Snapshot
 from nndiag.statistics import Moments, NormState
 
@@ -39,6 +47,9 @@ SEVERE = 10.0
 
 LEARNS = 0.5
 """A loss that has fallen by this share says that the network learns: a fast one is then only worth a note."""
+
+MIN_SIGNAL = 0.05
+"""Share of a layer's signal that must tell samples apart for a shift to mean anything."""
 
 JUMP = 5.0
 """An interval's shift this many times the median of the layer's own is a jump."""
@@ -86,7 +97,7 @@ def _compare(now: Snapshot, before: Snapshot, info: LayerInfo, name: str) -> Ite
         return
     old, new = (there.mean.numpy(), there.variance.numpy()), (here.mean.numpy(), here.variance.numpy())
     distances = hellinger2(*old, *new)
-    known = np.isfinite(distances)
+    known = np.isfinite(distances) & ~(_is_constant(*old) & _is_constant(*new))
     if not known.any():
         return
     value, resolution = float(distances[known].mean()), None
@@ -94,6 +105,8 @@ def _compare(now: Snapshot, before: Snapshot, info: LayerInfo, name: str) -> Ite
         value, resolution = _without_noise(value, there, here)
     detail: dict[str, Scalar] = {
         "steps": now.step - before.step,
+        "variance_share": variance_share(float((new[0] ** 2).mean()), float(new[1].mean())),
+        "constant_units": int((~known).sum()),
         "q95": float(np.quantile(distances[known], 0.95)),
         "mean_shift": _mean(mean_shift(*old, *new)),
         "absolute_mean_shift": _mean(np.abs(mean_shift(*old, *new))),
@@ -104,6 +117,12 @@ def _compare(now: Snapshot, before: Snapshot, info: LayerInfo, name: str) -> Ite
     }
     units = tuple(distances.tolist()) if len(distances) <= MAX_UNITS else None
     yield Reading(_NAME, name, info.name, now.step, value, resolution, int(here.k), units, detail)
+
+
+def _is_constant(mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """Units that tell no samples apart, up to rounding: in standard deviations anything would move them."""
+    size = math.sqrt(float((mean**2 + variance).mean()))
+    return np.asarray(np.sqrt(variance) <= 1e-5 * np.maximum(np.abs(mean), size))
 
 
 def _without_noise(value: float, there: Moments, here: Moments) -> tuple[float, float]:
@@ -147,11 +166,18 @@ def _is_warm(view: View) -> bool:
     return lr.last.value <= earlier * (1 + 1e-6)
 
 
-def _judge_fast(view: View) -> Verdict | None:
-    """ND101: a shift per step above 0.005 (0.02 before step 60), while the loss has not fallen by half."""
+def _judge_fast(view: View) -> Verdict | Abstention | None:
+    """ND101: a shift per step above 0.005 (0.02 before step 60), while the loss has not fallen by half.
+
+    Not judged: during grace and warm-up, and where samples can hardly be told apart any more, because there the
+    smallest common movement is large in standard deviations.
+    """
     reading = view.now("step_shift")
-    if reading is None or reading.step <= GRACE or reading.detail["bn_warmup"] or not _is_warm(view):
+    if reading is None:
         return None
+    is_flat = float(reading.detail["variance_share"] or 0) < MIN_SIGNAL
+    if reading.step <= GRACE or reading.detail["bn_warmup"] or is_flat or not _is_warm(view):
+        return ABSTAIN
     limit = view.threshold * (1 if reading.step > SETTLED else EARLY)
     if reading.value - (reading.resolution or 0.0) <= limit:
         return None
@@ -177,10 +203,10 @@ def _judge_fast(view: View) -> Verdict | None:
     return Verdict(severity, reading.value, evidence)
 
 
-def _judge_jump(view: View) -> Verdict | None:
+def _judge_jump(view: View) -> Verdict | Abstention | None:
     """ND102: an interval's shift above five times the layer's own median, and above 0.02."""
     series = view.series("interval_shift")
-    if series is None or series.last.step != view.step or series.last.step <= SETTLED:
+    if series is None or series.last.step != view.step:
         return None
     now = series.last
     steps = int(now.detail["steps"] or 1)
@@ -189,8 +215,9 @@ def _judge_jump(view: View) -> Verdict | None:
         for r in list(series.recent)[:-1]
         if int(r.detail["steps"] or 1) >= steps / 2 and r.step > GRACE
     ]
-    if len(usual) < 3 or now.detail["bn_warmup"]:
-        return None
+    is_flat = float(now.detail["variance_share"] or 0) < MIN_SIGNAL
+    if now.step <= SETTLED or len(usual) < 3 or now.detail["bn_warmup"] or is_flat:
+        return ABSTAIN
     middle = statistics.median(usual)
     noise = now.resolution or 0.0
     if now.value - noise <= view.threshold or now.value <= JUMP * middle:
@@ -222,7 +249,8 @@ def _advise_fast(case: Case) -> Advice:
         f" (squared Hellinger distance {value:.2g}; healthy networks of the reference set stay below {limit:g}):"
         " the learning rate is too high for this network.",
         f"Lower the learning rate (now {e['lr']}) by about {factor:.0f} times, or add warm-up; clip gradients if"
-        " single batches do it. It worked when `nndiag/activation_shift/step_shift` stays below 0.005 and the loss falls.",
+        " single batches do it. It worked when `nndiag/activation_shift/step_shift` stays below 0.005 and the loss"
+        " falls.",
     )
 
 
@@ -252,7 +280,8 @@ MEASURE = Measure(
             judge=_judge_fast,
             advise=_advise_fast,
             threshold=0.005,
-            explains=("ND102", "ND201", "ND202", "ND203", "ND602", "ND603", "ND604"),
+            is_of_run=True,
+            explains=("ND102", "ND201", "ND202", "ND203", "ND311", "ND602", "ND603", "ND604"),
         ),
         Rule(
             id="ND102",

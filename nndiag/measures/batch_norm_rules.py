@@ -1,1 +1,384 @@
-RULES = ()
+"""Rules on batch normalization: running statistics, batches, and what differs between training and evaluation."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+
+from nndiag.findings import Reading, Scalar, Severity
+from nndiag.rules import Advice, Case, Rule, Verdict, View
+
+_NAME = "norm_drift"
+
+STALE, WORTHLESS = 0.02, 0.05
+"""PreciseBN distances of a warning and of a critical finding."""
+
+SMALL = 0.005
+"""Squared Hellinger distance of batches to running statistics that matters: a shift by 0.2 standard deviations."""
+
+GAP = 0.05
+"""Distance of outputs above which stale statistics do harm; up to 0.008 in healthy runs, 0.12 to 0.4 in sick ones."""
+
+NOISE = 0.2
+"""Share of the outputs' variance that batches decide; 0.04 at 32 values a statistic, 0.25 to 0.5 at 2 to 4."""
+
+FEW_VALUES = 16.0
+
+_MIN_VISITS = 4
+_CLEAR_ICC, _LARGE_ICC, _CLEAR_Z = 0.05, 0.15, 4.0
+
+
+def _are_alike(view: View) -> bool:
+    """Whether inputs of batches are random samples of one population, as far as is known."""
+    icc = view.of(None).now("input_icc")
+    return icc is None or not (icc.value > _CLEAR_ICC and float(icc.detail["z"] or 0) > _CLEAR_Z)
+
+
+def _judge_running(view: View) -> Verdict | None:
+    """ND401: info above a quarter of the threshold, critical above 2.5 times it.
+
+    Only info where batches are unlike (the probe's few are then no population), or where the batches that pass
+    now agree with the running statistics: then it is the probe's samples that are out of date.
+    """
+    reading = view.now("running_distance")
+    if reading is None or reading.value <= view.threshold / 4:
+        return None
+    e, floor = dict(reading.detail), reading.resolution or 0.0
+    batch, size = e.get("batch_distance"), float(e.get("batch_size") or 0)
+    agrees = isinstance(batch, float) and size >= 8 and batch < view.threshold / 2
+    sure = float(e["typical"] or 0) > view.threshold / 2 and reading.value > view.threshold + floor
+    severity = Severity.INFO
+    if sure and not agrees and _are_alike(view):
+        factor = WORTHLESS / STALE
+        severity = Severity.CRITICAL if reading.value > factor * view.threshold else Severity.WARNING
+    e |= {"distance": round(reading.value, 5), "resolution": round(floor, 5), "samples": reading.n}
+    return Verdict(severity, reading.value, e)
+
+
+def _advise_running(case: Case) -> Advice:
+    e = case.leading.evidence
+    momentum = float(e["momentum"] or 0)
+    sigmas = (8 * float(e["distance"] or 0)) ** 0.5
+    slow = momentum < 0.05
+    message = (
+        f"The running statistics of {case.where} are not those of the data: squared Hellinger distance"
+        f" {e['distance']}"
+        f" to the moments of {e['samples']} samples at the present weights, as much as a shift by"
+        f" {sigmas:.2f} standard"
+        f" deviations. Evaluation uses them after {e['tracked']} batches of momentum {momentum:g}."
+    )
+    cause = (
+        f"Raise the momentum from {momentum:g} to 0.1 (0.01 needs 459 steps to forget its initial value, 0.001"
+        " needs 4,603)."
+        if slow
+        else "The weights move faster than the average follows, or evaluation data are unlike training batches: lower"
+        " the learning rate towards the end."
+    )
+    return Advice(
+        message,
+        f"{cause} To repair a trained network, recompute the statistics: reset_running_stats(),"
+        " momentum=None, and pass"
+        " 1,000 or more shuffled training samples in training mode without gradients (PreciseBN)."
+        " It worked when `nndiag/norm_drift/running_distance` is below 0.005 and the evaluation metric rises.",
+    )
+
+
+def _judge_batches(view: View) -> Verdict | None:
+    """ND402: z2 over the last 8 visits above 4, and far enough to matter.
+
+    Info where batches are unlike each other or hold fewer than 4 samples.
+    """
+    series, reading = view.series("batch_z2"), view.now("batch_z2")
+    if series is None or reading is None or len(series.recent) < _MIN_VISITS:
+        return None
+    values = [recent.value for recent in series.recent]
+    z2 = statistics.fmean(values)
+    if z2 <= view.threshold or statistics.median(values) <= view.threshold / 2:
+        return None
+    effect = statistics.fmean(float(recent.detail["batch_distance"] or 0) for recent in series.recent)
+    if effect <= SMALL / 5:
+        return None  # many positions make means exact: what is far in standard errors can be next to nothing
+    few = float(reading.detail["batch_size"] or 0) < 4
+    sure = effect > SMALL and not few and _are_alike(view)
+    severity = Severity.WARNING if sure else Severity.INFO
+    evidence = dict(reading.detail) | {
+        "z2": round(z2, 3),
+        "visits": len(values),
+        "distance": round(effect, 5),
+    }
+    return Verdict(severity, z2, evidence)
+
+
+def _advise_batches(case: Case) -> Advice:
+    e = case.leading.evidence
+    return Advice(
+        f"Batch means at {case.where} are {float(e['z2'] or 0):.1f} times farther (squared) from the running"
+        " means than"
+        f" sampling explains (1 in healthy runs), over {e['visits']} visits; momentum {float(e['momentum'] or 0):g},"
+        f" {e['batch_size']} samples a batch.",
+        "Either batches are unlike each other (shuffle; augment each sample, not each batch), or the weights move"
+        " faster than the running average follows (lower the learning rate, or raise the momentum)."
+        " It worked when `nndiag/norm_drift/batch_z2` stays below 2.",
+    )
+
+
+def _is_stale(gap: Reading) -> bool:
+    """Whether some layer's running statistics are off, beyond what few samples can show."""
+    distance, floor = gap.detail.get("distance"), gap.detail.get("resolution")
+    return isinstance(distance, float) and distance > max(STALE, 3 * float(floor or 0))
+
+
+def _judge_stale(view: View) -> Verdict | None:
+    """ND403: outputs differ, and running statistics are stale."""
+    gap = view.now("train_eval_gap")
+    if gap is None or gap.value <= view.threshold:
+        return None
+    if not _is_stale(gap):
+        return None
+    severity = Severity.WARNING if _are_alike(view) else Severity.INFO
+    evidence = dict(gap.detail) | {"gap": round(gap.value, 4), "samples": gap.n}
+    return Verdict(severity, gap.value, evidence, (str(gap.detail["stalest"]),))
+
+
+def _advise_stale(case: Case) -> Advice:
+    e = case.leading.evidence
+    return Advice(
+        f"On the same samples, outputs with running statistics are at a squared Hellinger distance of {e['gap']} from"
+        f" outputs with the batches' own, and {_percent(e.get('mismatch'))} of predictions differ. The statistics of"
+        f" {e['stalest']} are the most out of date ({float(e['distance'] or 0):.3f}).",
+        "Recompute the running statistics before evaluation (PreciseBN: reset_running_stats(),"
+        " momentum=None, 1,000 or"
+        " more training samples in training mode without gradients), and raise the momentum."
+        " It worked when `nndiag/norm_drift/train_eval_gap` is below 0.01.",
+    )
+
+
+def _judge_noise(view: View) -> Verdict | None:
+    """ND404: outputs depend on which other samples are in the batch, statistics are fresh, values are few."""
+    gap = view.now("train_eval_gap")
+    if gap is None:
+        return None
+    noise, values = gap.detail.get("noise_share"), gap.detail.get("values_per_statistic")
+    if not isinstance(noise, float) or not isinstance(values, (int, float)) or values > FEW_VALUES:
+        return None
+    if noise <= view.threshold / 2 or _is_stale(gap):
+        return None
+    severity = Severity.WARNING if noise > view.threshold and _are_alike(view) else Severity.INFO
+    places = tuple(str(gap.detail["fewest"]).split("|"))
+    return Verdict(severity, noise, dict(gap.detail) | {"gap": round(gap.value, 4)}, places)
+
+
+def _advise_noise(case: Case) -> Advice:
+    e = case.leading.evidence
+    values = float(e["values_per_statistic"] or 1)
+    return Advice(
+        f"A mean and variance of {case.where} rest on {values:.0f} values (samples times positions): which"
+        " samples share"
+        f" a batch decides {_percent(e['noise_share'])} of the variance of the outputs, and"
+        f" {_percent(e.get('mismatch'))}"
+        " of predictions differ between training and evaluation mode, although running statistics are up to date.",
+        f"Use batches {max(2, round(32 / values))} times as large (gradient accumulation does not help),"
+        " synchronized BatchNorm over devices, or GroupNorm or LayerNorm, which"
+        " need no batch. It worked when the noise share of `nndiag/norm_drift/train_eval_gap` is below 0.1.",
+    )
+
+
+def _percent(value: Scalar) -> str:
+    return f"{float(value):.0%}" if isinstance(value, (int, float)) else "an unknown share"
+
+
+def _judge_likeness(view: View) -> Verdict | None:
+    """ND405: labels of batches unlike, where a layer uses batch statistics; inputs alone are a note.
+
+    Augmentation drawn once a batch makes inputs unlike and does no harm: inputs count only where labels are
+    not known, and only with large z2.
+    """
+    compared, icc, labels = (view.now(n) for n in ("batches_compared", "input_icc", "label_dispersion"))
+    if compared is None:
+        return None
+    layers = tuple(filter(None, str(compared.detail["layers"]).split("|")))
+    evidence = _likeness(icc, labels) | {"batches": int(compared.value), "batch_norms": len(layers)}
+    if labels is not None and labels.value > view.threshold:
+        severity = Severity.WARNING if layers else Severity.INFO
+        return Verdict(severity, labels.value, evidence)
+    if icc is None or icc.value <= _CLEAR_ICC or float(icc.detail["z"] or 0) <= _CLEAR_Z:
+        return None
+    z2 = float(compared.detail["worst_z2"] or 0)
+    grave = labels is None and icc.value > _LARGE_ICC and bool(layers) and z2 > _CLEAR_Z
+    return Verdict(Severity.WARNING if grave else Severity.INFO, None, evidence | {"worst_z2": round(z2, 3)})
+
+
+def _likeness(icc: Reading | None, labels: Reading | None) -> dict[str, Scalar]:
+    evidence: dict[str, Scalar] = {}
+    if labels is not None:
+        evidence |= {"label_chi2_over_df": round(labels.value, 3)} | dict(labels.detail)
+    if icc is not None:
+        evidence |= {"input_icc": round(icc.value, 4), "input_z": icc.detail["z"]}
+        evidence["batch_size"] = icc.detail["batch_size"]
+    return evidence
+
+
+def _advise_likeness(case: Case) -> Advice:
+    e = case.leading.evidence
+    parts = []
+    if "label_chi2_over_df" in e:
+        parts.append(
+            f"labels differ between batches {e['label_chi2_over_df']} times as much as random batches would"
+            f" ({e['classes_in_a_batch']} classes in a batch)"
+        )
+    if "input_icc" in e:
+        parts.append(f"two inputs of one batch correlate by {e['input_icc']}")
+    return Advice(
+        f"Mini-batches are unlike each other: {', and '.join(parts)}, over {e['batches']} batches. Batch"
+        " normalization"
+        " takes each batch for the whole population, so what it computes in training does not hold in evaluation."
+        if e["batch_norms"]
+        else f"Mini-batches are unlike each other: {', and '.join(parts)}, over {e['batches']} batches. No layer uses"
+        " batch statistics, so the harm is to the gradient's noise only.",
+        "Shuffle: DataLoader(shuffle=True), or check the sampler; shuffle sorted files before sharding. Augmentation"
+        " that is drawn once a batch raises the inputs' correlation and need not be harmful: let validation decide."
+        " Replacing the normalization does not cure it. It worked when `nndiag/norm_drift/label_dispersion` is near 1"
+        " and `nndiag/norm_drift/input_icc` below 0.05.",
+    )
+
+
+def _judge_setting(view: View) -> Verdict | None:
+    """ND407: how batch normalization is set, and what its buffers did."""
+    reading = view.now("batches_tracked")
+    if reading is None:
+        return None
+    fault = _fault(reading.detail)
+    if fault is None:
+        return None
+    moved = float(reading.detail.get("moved") or 0)
+    grave = fault in ("momentum 0", "never updated") or (
+        fault in ("moves while frozen", "unfrozen") and moved > STALE
+    )
+    severity = Severity.WARNING if grave else Severity.INFO
+    return Verdict(severity, None, dict(reading.detail) | {"fault": fault})
+
+
+def _fault(d: Mapping[str, Scalar]) -> str | None:
+    if not d["training"]:
+        # Never fed and not going to be: it normalizes nothing. Frozen and fed before: as it should be.
+        return "evaluates its initial values" if d["untouched"] and d["trainable"] else None
+    if d["momentum"] == 0:
+        return "momentum 0"
+    if d["still"]:
+        return "never updated"
+    if not d["trained_at_first_visit"] and not (d["trainable"] and d["input_trainable"]):
+        return "unfrozen"
+    if d["trainable"] is False and d["input_trainable"] is False:
+        return "moves while frozen"
+    updates = d.get("updates_per_batch")
+    return "updated twice" if isinstance(updates, float) and updates > 1.9 else None
+
+
+_FAULTS: Mapping[str, tuple[str, str]] = {
+    "momentum 0": (
+        "has momentum 0: its running statistics never change, while training uses those of each batch",
+        "Set momentum to 0.1, or put the layer in eval mode if its statistics are meant to be frozen.",
+    ),
+    "never updated": (
+        "trains with batch statistics, but its running statistics do not move",
+        "Let the training forward pass reach the layer's own buffers (functional_call with copied buffers, or an"
+        " update that is undone, do not).",
+    ),
+    "moves while frozen": (
+        "has frozen gains behind frozen weights, but is in training mode: it normalizes by batches and overwrites the"
+        " statistics it was trained with",
+        "Call .eval() on the frozen part after every model.train(); requires_grad_(False) does not freeze buffers.",
+    ),
+    "unfrozen": (
+        "was in eval mode at the first visit and is now in training mode: a .train() call has unfrozen it",
+        "Override train() of the model so that frozen normalization layers stay in eval mode.",
+    ),
+    "updated twice": (
+        "updates its running statistics more than once a batch (activation checkpointing runs it again, or a second"
+        " forward pass does)",
+        "Take the layer out of the checkpointed part, or use the square root rule: momentum 1 - sqrt(1 - a).",
+    ),
+    "evaluates its initial values": (
+        "is in eval mode while training and still holds its initial statistics (0, 1): it normalizes nothing",
+        "Call model.train() before training, or load the statistics that it should hold.",
+    ),
+}
+
+
+def _advise_setting(case: Case) -> Advice:
+    e = case.leading.evidence
+    seen, change = _FAULTS[str(e["fault"])]
+    moved = e.get("moved")
+    far = f" Since the first visit they moved by {moved} (squared Hellinger)." if moved else ""
+    return Advice(
+        f"{case.where} {seen}.{far}",
+        f"{change} It worked when the finding is gone and `nndiag/norm_drift/running_distance` is below 0.005.",
+    )
+
+
+RULES = (
+    Rule(
+        id="ND401",
+        name="bn-running-stats-off",
+        measure=_NAME,
+        summary="running statistics are not those of the data at the present weights",
+        reads="running_distance",
+        judge=_judge_running,
+        advise=_advise_running,
+        threshold=STALE,
+        explains=("ND402", "ND403"),
+    ),
+    Rule(
+        id="ND402",
+        name="bn-batch-vs-running",
+        measure=_NAME,
+        summary="batches are farther from the running statistics than sampling explains",
+        reads="batch_z2",
+        judge=_judge_batches,
+        advise=_advise_batches,
+        threshold=4.0,
+        explains=("ND403",),
+    ),
+    Rule(
+        id="ND403",
+        name="bn-train-eval-gap",
+        measure=_NAME,
+        summary="outputs with batch and with running statistics differ, and the latter are stale",
+        reads="train_eval_gap",
+        judge=_judge_stale,
+        advise=_advise_stale,
+        threshold=GAP,
+    ),
+    Rule(
+        id="ND404",
+        name="bn-batch-noise",
+        measure=_NAME,
+        summary="too few values a statistic: outputs depend on which samples share a batch",
+        reads="train_eval_gap",
+        judge=_judge_noise,
+        advise=_advise_noise,
+        threshold=NOISE,
+    ),
+    Rule(
+        id="ND405",
+        name="batches-not-iid",
+        measure=_NAME,
+        summary="mini-batches are unlike each other",
+        reads="batches_compared",
+        judge=_judge_likeness,
+        advise=_advise_likeness,
+        threshold=3.0,
+        explains=("ND401", "ND402", "ND403", "ND404"),
+    ),
+    Rule(
+        id="ND407",
+        name="bn-misconfigured",
+        measure=_NAME,
+        summary="momentum 0, never updated, updated twice a batch, or frozen and yet moving",
+        reads="batches_tracked",
+        judge=_judge_setting,
+        advise=_advise_setting,
+        threshold=0.0,
+        explains=("ND401", "ND402", "ND403"),
+    ),
+)

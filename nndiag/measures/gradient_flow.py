@@ -95,7 +95,7 @@ def _read_updates(now: Snapshot, flow: _Flow) -> Iterator[Reading]:
     ratios = {
         name: update.ratio
         for name, update in flow.updates.items()
-        if name in flow.parameters and len(flow.parameters[name].saliency)
+        if name in flow.parameters and flow.parameters[name].is_matrix
     }
     finite = {name: ratio for name, ratio in ratios.items() if math.isfinite(ratio)}
     if finite:
@@ -125,7 +125,7 @@ def _read_network(now: Snapshot, flows: dict[str, _Flow]) -> Iterator[Reading]:
     depth = [
         (info, saliency)
         for info in now.layers.values()
-        if info.role in _MATRICES and (saliency := _saliency(flows.get(info.name))) is not None
+        if (saliency := _saliency(now, info, flows.get(info.name))) is not None
     ]
     quarter = len(depth) // 4
     if quarter == 0 or now.step < GRACE:
@@ -143,10 +143,18 @@ def _read_network(now: Snapshot, flows: dict[str, _Flow]) -> Iterator[Reading]:
     yield Reading(_NAME, "saliency_ratio", None, now.step, front / back, n=len(depth), detail=detail)
 
 
-def _saliency(flow: _Flow | None) -> float | None:
-    """Median over the units of a layer's matrices; None without a gradient."""
-    parts = [p.saliency for p in (flow.parameters.values() if flow else ()) if len(p.saliency)]
-    values = [float(value) for part in parts for value in part]
+def _saliency(now: Snapshot, info: LayerInfo, flow: _Flow | None) -> float | None:
+    """Median over the units of a layer's matrices; None without a gradient.
+
+    In front of a normalization a layer's scale has no effect, and its saliency is zero whatever arrives: the gains
+    of the normalization stand in.
+    """
+    source = now.layers.get(info.source or "")
+    stands_in = info.role == "norm" and source is not None and source.before_norm
+    if flow is None or not (stands_in or (info.role in _MATRICES and not info.before_norm)):
+        return None
+    parts = [p for name, p in flow.parameters.items() if p.is_matrix or (stands_in and "bias" not in name)]
+    values = [float(value) for part in parts for value in part.saliency]
     return statistics.median(values) if values else None
 
 

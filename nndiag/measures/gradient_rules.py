@@ -6,7 +6,7 @@ import math
 import statistics
 
 from nndiag.findings import Reading, Scalar, Severity
-from nndiag.rules import Advice, Case, Rule, Verdict, View
+from nndiag.rules import ABSTAIN, Abstention, Advice, Case, Rule, Verdict, View
 
 _NAME = "gradient_flow"
 
@@ -21,6 +21,12 @@ STILL_BAD = 0.25
 
 SPIKE = 100.0
 """A gradient norm this many times its own median is an explosion."""
+
+FIRST_STEP = 1.0
+"""|dW| / |W| of the first step above which nothing of the initial weights is left."""
+
+LEARNS = 0.5
+"""A loss that has fallen by this share says that the network learns, whatever its first step was."""
 
 TINY_STEP = 1e-5
 """|dW| / |W| below which a step is too small to matter within a run."""
@@ -47,11 +53,13 @@ def _judge_vanishing(view: View) -> Verdict | None:
     return Verdict(severity, ratio.value, _losses(view) | _saliencies(ratio), places)
 
 
-def _judge_exploding(view: View) -> Verdict | None:
+def _judge_exploding(view: View) -> Verdict | Abstention | None:
     """ND602: saliency grows a thousandfold towards the input, or the gradient's norm jumps far above its median."""
     norm = view.series("global_gradient_norm")
-    if norm is None or norm.last.step != view.step or view.step < GRACE:
+    if norm is None or norm.last.step != view.step:
         return None
+    if view.step < GRACE:
+        return ABSTAIN
     ratio = view.now("saliency_ratio")
     usual = statistics.median(reading.value for reading in norm.recent)
     jump = norm.last.value / usual if usual > 0 and math.isfinite(norm.last.value) else 0.0
@@ -81,11 +89,21 @@ def _losses(view: View) -> dict[str, Scalar]:
     )
 
 
-def _judge_update(view: View) -> Verdict | None:
-    """ND603: one step changes a weight matrix by more than a tenth; or hardly at all while the loss is bad."""
-    reading = view.now("update_ratio")
-    if reading is None or view.step < SETTLED:
+def _judge_update(view: View) -> Verdict | Abstention | None:
+    """ND603: a step changes a weight matrix by more than a tenth; or hardly at all while the loss is bad.
+
+    A first step larger than the weights themselves throws the initialization away, and counts for as long as the
+    network has not learned in spite of it.
+    """
+    reading, first, fell = view.now("update_ratio"), view.first("update_ratio"), view.loss_fell()
+    if reading is None or first is None:
         return None
+    if view.step < GRACE:
+        return ABSTAIN
+    if first.step == 0 and first.value > FIRST_STEP and fell is not None and not fell >= LEARNS:
+        reading = first
+    elif view.step < SETTLED:
+        return ABSTAIN
     lr = view.run("lr")
     evidence: dict[str, Scalar] = {"update_ratio": reading.value, "parameter": reading.detail["of"]}
     evidence |= {"lr": lr.last.value if lr else None} | _losses(view)
@@ -111,11 +129,13 @@ def _judge_finite(view: View) -> Verdict | None:
     return Verdict(Severity.CRITICAL, reading.value, evidence, (str(layer),) if layer else ())
 
 
-def _judge_silent(view: View) -> Verdict | None:
+def _judge_silent(view: View) -> Verdict | Abstention | None:
     """ND605: parameters that received no gradient, or zeros only, at every visit so far."""
     series = view.series("silent_share")
-    if series is None or series.last.step != view.step or len(series.recent) < SILENT_VISITS - 1:
+    if series is None or series.last.step != view.step:
         return None
+    if len(series.recent) < SILENT_VISITS - 1:
+        return ABSTAIN
     seen = [set(str(r.detail["silent"]).split("|")) - {""} for r in (series.first, *series.recent)]
     always = set.intersection(*seen)
     if not always:
@@ -139,11 +159,13 @@ def _total(view: View, name: str) -> int:
     )
 
 
-def _judge_resting(view: View) -> Verdict | None:
+def _judge_resting(view: View) -> Verdict | Abstention | None:
     """ND606: parameters that get gradients and have never moved."""
     series = view.series("resting_share")
-    if series is None or series.last.step != view.step or len(series.recent) < SILENT_VISITS - 1:
+    if series is None or series.last.step != view.step:
         return None
+    if len(series.recent) < SILENT_VISITS - 1:
+        return ABSTAIN
     seen = [set(str(r.detail["resting"]).split("|")) - {""} for r in (series.first, *series.recent)]
     always = set.intersection(*seen)
     if not always:
@@ -194,8 +216,13 @@ def _advise_update(case: Case) -> Advice:
             " It worked when `nndiag/gradient_flow/update_ratio` is above 1e-5 and the loss falls.",
         )
     factor = ratio / 1e-2
+    what = (
+        f"The first step changed {case.where} by {ratio:.1f} times its norm: nothing of its initial weights is left."
+        if ratio > FIRST_STEP
+        else f"Every step changes {case.where} by {ratio:.0%} of its norm: it cannot settle."
+    )
     return Advice(
-        f"Every step changes {case.where} by {ratio:.0%} of its norm: it cannot settle.",
+        what,
         f"Lower the learning rate (now {e.get('lr')}) by about {factor:.0f} times, or add warm-up."
         " It worked when `nndiag/gradient_flow/update_ratio` is below 0.1; about 0.001 is usual.",
     )
@@ -261,6 +288,7 @@ RULES = (
         judge=_judge_exploding,
         advise=_advise_exploding,
         threshold=1e3,
+        is_of_run=True,
         explains=("ND603", "ND604"),
     ),
     Rule(
@@ -272,6 +300,7 @@ RULES = (
         judge=_judge_update,
         advise=_advise_update,
         threshold=0.1,
+        is_of_run=True,
         explains=("ND101", "ND201", "ND202", "ND604"),
     ),
     Rule(

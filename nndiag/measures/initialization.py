@@ -271,7 +271,8 @@ _RULES = (
         advise=_advise_vanishing,
         threshold=1e-3,
         persistence="at once",
-        explains=("ND601", "ND313"),
+        is_of_run=True,
+        explains=("ND601", "ND313", "ND605"),
         lower_is_worse=True,
     ),
     Rule(
@@ -284,6 +285,7 @@ _RULES = (
         advise=_advise_exploding,
         threshold=1e3,
         persistence="at once",
+        is_of_run=True,
         explains=("ND602", "ND313"),
     ),
     Rule(
@@ -305,4 +307,12 @@ MEASURE = Measure(
     needs=frozenset({Need.WEIGHT_LAWS, Need.GRADIENT_MOMENTS, Need.OUTPUT_MOMENTS}),
     read=read,
     rules=_RULES,
+    worst={
+        "gradient_gain": "far from one",
+        "gradient_ratio": "far from one",
+        "weight_gain": "far from one",
+        "mean_square_gradient": "low",
+        "signal_share": "low",
+        "variance_share": "low",
+    },
 )

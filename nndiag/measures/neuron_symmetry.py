@@ -27,7 +27,7 @@ from nndiag.layers import LayerInfo
 from nndiag.measures.base import Measure, Need, Visit
 from nndiag.rules import Advice, Case, Rule, Verdict, View
 from nndiag.snapshot import Gap, Snapshot
-from nndiag.statistics import RowSignature, WeightLaw
+from nndiag.statistics import Moments, RowSignature, WeightLaw
 
 _NAME = "neuron_symmetry"
 
@@ -100,11 +100,8 @@ def _read_fate(
     now: Snapshot, info: LayerInfo, signatures: list[RowSignature]
 ) -> Iterator[Reading | CoverageEntry]:
     """What gradients make of duplicated units."""
-    loss = now.facts.get("loss")
-    if isinstance(loss, float) and not math.isfinite(loss):
-        yield CoverageEntry(
-            info.name, _NAME, "not observed", "the loss was not finite when it was to be judged"
-        )
+    if _has_diverged(now, info):
+        yield CoverageEntry(info.name, _NAME, "not observed", "its numbers are no longer finite")
         return
     known = [s for s in signatures if s.has_gradients]
     if not known:
@@ -119,6 +116,15 @@ def _read_fate(
         yield Reading(
             *(_NAME, f"{name}_share", info.name, now.step, share, 1 / total.units, total.units, None, detail)
         )
+
+
+def _has_diverged(now: Snapshot, info: LayerInfo) -> bool:
+    """Whether the loss, or all that a unit puts out, is not finite: rows of NaN are no copies."""
+    loss = now.facts.get("loss")
+    if isinstance(loss, float) and not math.isfinite(loss):
+        return True
+    found = (now.get(info.name, "output", observer, "moments") for observer in ("probe", "stream"))
+    return any(isinstance(moments, Moments) and bool((moments.n == 0).any()) for moments in found)
 
 
 def _read_alike(
@@ -316,4 +322,5 @@ MEASURE = Measure(
     needs=frozenset({Need.UNIT_SIGNATURES, Need.WEIGHT_LAWS}),
     read=read,
     rules=_RULES,
+    worst={"distinct_share": "low", "effective_width": "low"},
 )

@@ -61,7 +61,9 @@ def read(visit: Visit) -> Iterator[Reading | CoverageEntry]:
         if info.role == "norm":
             found = list(_read_norm(visit, info))
             distances += [reading for reading in found if reading.name == "running_distance"]
-            yield from found or [CoverageEntry(info.name, _NAME, "not observed", _why(now, info))]
+            yield from found
+            if not found:
+                yield CoverageEntry(info.name, _NAME, "not observed", _why(now, info))
         elif info.role == "weight":
             yield from _read_direction(visit, info)
         else:
@@ -71,7 +73,9 @@ def read(visit: Visit) -> Iterator[Reading | CoverageEntry]:
 
 
 def _why(now: Snapshot, info: LayerInfo) -> str:
-    gaps = (now.gaps.get(Gap(info.name, tap, obs)) for tap in ("input", "output") for obs in ("probe", "stream"))
+    gaps = (
+        now.gaps.get(Gap(info.name, tap, obs)) for tap in ("input", "output") for obs in ("probe", "stream")
+    )
     return next((reason for reason in gaps if reason), "nothing to read in the observed steps")
 
 
@@ -142,8 +146,15 @@ def _read_drift(
         "momentum": momentum,
         "offset_99": round(drift.per_batch(drift.offset), 4),
         "scale_99": round(math.exp(min(50.0, drift.per_batch(drift.log_scale))), 4),
-    }
+    } | _effect(drift)
     yield Reading(_NAME, "batch_z2", info.name, step, z2, n=int(drift.samples), detail=detail)
+
+
+def _effect(drift: BatchDrift) -> dict[str, Scalar]:
+    """Squared Hellinger distance of batches to running statistics, beyond what batches differ by chance."""
+    by_chance = drift.per_batch(drift.floor)
+    beyond = debiased(drift.per_batch(drift.distance), by_chance)
+    return {"batch_distance": round(beyond, 6), "batch_floor": round(by_chance, 6)}
 
 
 def _read_distance(
@@ -177,10 +188,7 @@ def _read_distance(
         "channels": len(each),
     }
     if drift is not None:
-        by_chance = drift.per_batch(drift.floor)
-        detail["batch_distance"] = round(debiased(drift.per_batch(drift.distance), by_chance), 6)
-        detail["batch_floor"] = round(by_chance, 6)
-        detail["batch_size"] = round(drift.batch_size, 2)
+        detail |= _effect(drift) | {"batch_size": round(drift.batch_size, 2)}
     units = tuple(each.tolist())
     yield Reading(_NAME, "running_distance", info.name, now.step, value, floor, k, units, detail)
 
@@ -221,7 +229,9 @@ def _gain(now: Snapshot, info: LayerInfo, features: FeatureScales) -> Reading:
     if len(gains) > 1:
         detail["group"] = group
     units = tuple(each.gamma for each in gains) if len(gains) > 1 else None
-    return Reading(_NAME, "signal_gain", info.name, now.step, gain.gamma, None, int(features.samples), units, detail)
+    return Reading(
+        _NAME, "signal_gain", info.name, now.step, gain.gamma, None, int(features.samples), units, detail
+    )
 
 
 def _reads_input(now: Snapshot, info: LayerInfo) -> bool:
@@ -292,7 +302,9 @@ def _read_batches(now: Snapshot) -> Iterator[Reading]:
         if test is not None and test.freedom >= MIN_FREEDOM:
             count = max(count, labels.batches)
             facts = {"classes_in_a_batch": round(test.classes, 2), "freedom": test.freedom}
-            yield Reading(_NAME, "label_dispersion", None, now.step, test.ratio, n=labels.batches, detail=facts)
+            yield Reading(
+                _NAME, "label_dispersion", None, now.step, test.ratio, n=labels.batches, detail=facts
+            )
     if count:
         yield Reading(_NAME, "batches_compared", None, now.step, float(count), detail=detail)
 
@@ -315,6 +327,7 @@ def _read_gap(now: Snapshot, distances: list[Reading]) -> Iterator[Reading]:
         worst = max(distances, key=lambda reading: reading.value, default=None)
         detail: dict[str, Scalar] = {
             "distance": worst.value if worst is not None else None,
+            "resolution": worst.resolution if worst is not None else None,
             "stalest": worst.layer if worst is not None else None,
             "values_per_statistic": round(fewest, 2) if values else None,
             "fewest": "|".join(name for name, count in values.items() if count <= fewest),

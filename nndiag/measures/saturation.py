@@ -74,6 +74,8 @@ def _read_dead(
     now: Snapshot, info: LayerInfo, windows: list[Tails], detail: dict[str, Scalar]
 ) -> Iterator[Reading | CoverageEntry]:
     """Dead units over the probe's samples and the stream's window, once both hold enough samples."""
+    # Where the probe knows the samples better than the stream does, the two may not agree what a unit is.
+    windows = [window for window in windows if window.n.shape == windows[0].n.shape]
     seen = windows[0] if len(windows) == 1 else windows[0].merge(windows[1])
     # The probe's samples are training samples: until the window has moved on, it holds them too.
     samples = max(window.k for window in windows)
@@ -300,4 +302,5 @@ MEASURE = Measure(
     needs=frozenset({Need.INPUT_TAILS, Need.OUTPUT_MOMENTS, Need.ATTENTION_ENTROPY}),
     read=read,
     rules=tuple(_rules()),
+    worst={"attention_entropy": "low", "transmission": "low"},
 )

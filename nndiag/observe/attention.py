@@ -15,6 +15,8 @@ from torch.nn import functional as F
 from nndiag.observe.watch import Call
 
 MAX_QUERIES = 64
+_FUSED = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
+"""Arguments of ``scaled_dot_product_attention``, which is built in and has no signature to ask for."""
 
 
 class Attention(NamedTuple):
@@ -36,6 +38,15 @@ def attention_of(call: Call) -> Attention | str | None:
     if call.function == "multi_head_attention_forward":
         return _from_projections(call)
     return None
+
+
+def bound_arguments(call: Call) -> dict[str, Any]:
+    """The arguments of a functional attention call by name, defaults included."""
+    if call.function == "scaled_dot_product_attention":
+        return dict(zip(_FUSED, call.args, strict=False)) | dict(call.kwargs)
+    bound = inspect.signature(F.multi_head_attention_forward).bind(*call.args, **call.kwargs)
+    bound.apply_defaults()
+    return bound.arguments
 
 
 def _from_fused(
@@ -64,9 +75,7 @@ def _from_fused(
 
 
 def _from_projections(call: Call) -> Attention | str:
-    bound = inspect.signature(F.multi_head_attention_forward).bind(*call.args, **call.kwargs)
-    bound.apply_defaults()
-    a: dict[str, Any] = bound.arguments
+    a = bound_arguments(call)
     query, key, heads, size = a["query"], a["key"], a["num_heads"], a["embed_dim_to_check"]
     if query.is_nested or a["bias_k"] is not None or a["add_zero_attn"]:
         return "attention with nested inputs, or with extra keys"

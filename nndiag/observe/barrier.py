@@ -6,7 +6,7 @@ training step's own, and changes weights at the next visit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -44,6 +44,11 @@ class WriteBarrier(TorchDispatchMode):
                 if isinstance(tensor, Tensor) and tensor.layout == torch.strided:
                     self._own.add(tensor.untyped_storage()._cdata)
         return output
+
+    @property
+    def written(self) -> Collection[int]:
+        """The memory that was written and is not this replay's own."""
+        return self._saved.keys()
 
     def undo(self) -> None:
         """Puts every saved memory back; no version counter moves."""

@@ -7,20 +7,23 @@ the sample axis; reversing catches causal and time axes; a subset catches layers
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from nndiag.observe.tape import Tape
+from nndiag.observe.tape import Operation, Tape
+from nndiag.observe.values import Slot, leaves
 from nndiag.observe.watch import Call
 from nndiag.observe.wiring import first_tensor
 from nndiag.statistics import Rows
 
 Match = Rows | Literal["fixed", "mixed", "ragged"]
 _TOLERANCE = 2e-3
+_SUBSETS = 9
 
 
 @dataclass(frozen=True)
@@ -107,33 +110,61 @@ def certify(
             for key, match in found.items()
             if match in ("mixed", "ragged") and key.partition("#")[0] in tops and whole[key].shape
         ]
-        if not bad and any(isinstance(match, Rows) for match in found.values()):
+        follows = any(isinstance(match, Rows) for match in found.values())
+        if follows and not bad and not _leaves_data_behind(tape, chosen, found):
             return Certificate(axis, chosen, count, found)
     return None
 
 
+def _leaves_data_behind(tape: Tape, chosen: frozenset[int], found: Mapping[str, Match]) -> bool:
+    """Whether a call reads data that was not cut and gives all of it: then what was cut are but indices."""
+    for operation in tape.operations:
+        data = [tape.leaves[n].value for n in _roots(tape, operation) if n in tape.leaves and n not in chosen]
+        reads = any(value.dim() > 1 and value.is_floating_point() for value in data)
+        matches = [match for key, match in found.items() if key.partition("#")[0] == operation.name]
+        if operation.kind == "call" and reads and "fixed" in matches:
+            return True
+    return False
+
+
 def _candidates(tape: Tape) -> list[tuple[int, frozenset[int], int]]:
-    """All leaves of the first leaf's size along an axis; then subsets of them (a mask may only look so)."""
+    """For each axis and each size along it: all leaves of that size, then fewer (a mask may only look so)."""
     candidates = []
     for axis in (0, 1):
-        fitting = [
-            n
-            for n, leaf in tape.leaves.items()
-            if leaf.value.dim() > axis and leaf.value.layout == torch.strided
+        by_size: dict[int, list[int]] = defaultdict(list)
+        for number in _in_order_of_use(tape):
+            value = tape.leaves[number].value
+            if value.dim() > axis and value.layout == torch.strided and value.shape[axis] > 1:
+                by_size[value.shape[axis]].append(number)
+        choices = [
+            [(axis, frozenset(subset), size) for subset in itertools.islice(_subsets(numbers), _SUBSETS)]
+            for size, numbers in by_size.items()
         ]
-        if not fitting:
-            continue
-        count = tape.leaves[fitting[0]].value.shape[axis]
-        fitting = [n for n in fitting if tape.leaves[n].value.shape[axis] == count]
-        if count < 2:
-            continue
-        subsets = (
-            (fitting[0], *rest)
-            for size in range(len(fitting) - 1, -1, -1)
-            for rest in itertools.combinations(fitting[1:], size)
-        )
-        candidates += [(axis, frozenset(subset), count) for subset in itertools.islice(subsets, 9)]
+        rounds = itertools.chain.from_iterable(itertools.zip_longest(*choices))
+        candidates += [choice for choice in rounds if choice is not None][:_SUBSETS]
     return candidates
+
+
+def _in_order_of_use(tape: Tape) -> list[int]:
+    """The leaves that calls take first come first: an input, before a mask that was made before it."""
+    used = dict.fromkeys(number for operation in tape.operations for number in _roots(tape, operation))
+    return [number for number in used if number in tape.leaves]
+
+
+def _roots(tape: Tape, operation: Operation) -> Iterator[int]:
+    """The slots of an operation's inputs, in order; of views what they are views of."""
+    for slot in leaves(operation.inputs, Slot):
+        number = slot.number
+        while number in tape.views:
+            number = tape.views[number].base
+        yield number
+
+
+def _subsets(numbers: list[int]) -> Iterator[tuple[int, ...]]:
+    """With the first of them, the largest first."""
+    for size in range(len(numbers) - 1, -1, -1):
+        for rest in itertools.combinations(numbers[1:], size):
+            yield (numbers[0], *rest)
 
 
 def compare(whole: Digest, part: Digest, kept: Tensor, count: int) -> Match:

@@ -50,7 +50,8 @@ class Sandbox(contextlib.ExitStack):
         self.callback(insist, _generators(self._root))
         self.callback(torch.set_default_dtype, torch.get_default_dtype())
         self.callback(insist, _silent_logs(self._root))
-        self.callback(insist, functools.partial(self._restore, State(self._root, self._parameters)))
+        state = State(self._root, self._parameters)
+        self.callback(insist, functools.partial(self._restore, state))
         self.callback(insist, _evaluation(self._root))
         self.enter_context(torch.no_grad())
         self.enter_context(warnings.catch_warnings())
@@ -59,6 +60,7 @@ class Sandbox(contextlib.ExitStack):
             self.enter_context(torch.compiler.set_stance("force_eager"))
         barrier = WriteBarrier()
         self.callback(insist, barrier.undo)
+        self.callback(lambda: state.note_writes(barrier.written))
         install(self._wanted)
         self.enter_context(barrier)
 

@@ -1,15 +1,18 @@
 """What a forward pass may change besides its output: taken before a replay, put back after it.
 
-Attributes of modules and of the objects they hold, containers, buffers, generators, closure cells, class
-attributes and module globals that the model's own code names. Exact builtin container types only: a subclass
-may compute what it returns, and "restoring" it would destroy it.
+Attributes and slots of modules and of the objects they hold, containers, buffers, which gradient a parameter
+has, generators, closure cells, class attributes and module globals that the model's own code names. A subclass of
+a container may compute what it returns, and putting that back would destroy it: what it holds is read and
+written past it, by the builtin type's methods, and only where it changed.
 """
 
 from __future__ import annotations
 
 import collections
+import functools
 import random
-from collections.abc import Callable, Mapping
+import types
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,6 +24,7 @@ from nndiag.observe.values import ATOMS, Refused, map_leaves, same
 
 _LIBRARIES = frozenset(
     [
+        "nndiag",
         "torch",
         "lightning",
         "pytorch_lightning",
@@ -35,6 +39,7 @@ _LIBRARIES = frozenset(
 _NOT_OURS = _LIBRARIES | {"logging", "threading", "_thread"}
 _DICTS = (dict, collections.OrderedDict, collections.defaultdict, collections.Counter)
 _BOXES = (list, set, collections.deque, bytearray, np.ndarray)
+_BUILTINS = (collections.OrderedDict, dict, list, set, collections.deque, bytearray)
 _NAMED = (int, float, list, dict, set, Tensor)
 _SKIPPED = frozenset({"_trainer", "_fabric", "trainer"})
 _DEPTH = 4
@@ -68,16 +73,26 @@ class State:
         self._generators: list[tuple[Callable[[Any], Any], Any]] = []
         self._cells: list[tuple[Any, Any, str]] = []
         self._attributes: list[tuple[Any, str, Any, str]] = []
+        self._gradients: list[tuple[nn.Parameter, Tensor | None]] = []
+        self._written: set[int] = set()
         modules = list(root.modules())
         self._seen = {id(module) for module in modules}
         for name, module in root.named_modules():
-            self._object(module, name, 0)
             for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
                 self._walk(getattr(hook, "__self__", None), f"{name}.<hook>", 2)
-                self._function(hook, name)
+                self._seen.add(id(hook))
+                self._function(hook, f"a hook of {name}" if name else "a hook")
+            self._object(module, name, 0)
         for kind in {kind for module in modules for kind in type(module).__mro__}:
             if kind.__module__.partition(".")[0] not in _LIBRARIES:
                 self._class(kind)
+
+    def note_writes(self, storages: Collection[int]) -> None:
+        """Compares tensors in memory that was written, before a write barrier takes the writes back."""
+        for number, (tensor, old, *_) in enumerate(self._tensors):
+            is_written = old is not None and tensor.untyped_storage()._cdata in storages
+            if is_written and old is not None and not same(tensor.detach(), old):
+                self._written.add(number)
 
     def restore(self) -> tuple[list[str], list[Pin]]:
         """Puts everything back.
@@ -89,6 +104,9 @@ class State:
         self._restore_dicts(pins)
         self._restore_boxes(pins)
         changed = self._restore_tensors(pins)
+        for parameter, gradient in self._gradients:
+            if parameter.grad is not gradient:
+                parameter.grad = gradient
         for setter, value in self._generators:
             setter(value)
         for cell, value, path in self._cells:
@@ -105,16 +123,18 @@ class State:
 
     def _restore_dicts(self, pins: list[Pin]) -> None:
         for held, old, path in self._dicts:
-            for key in {**held, **old}:
-                is_same = key in held and key in old and held[key] is old[key]
+            kind, now = _builtin(held), _items(held)
+            for key in {**now, **old}:
+                is_same = key in now and key in old and now[key] is old[key]
                 if key == "training" or is_same:
                     continue
                 pins.append(Pin("item", held, key, old.get(key, _ABSENT), f"{path}.{key}"))
-            if list(held) != list(old):
-                held.clear()
+            if list(now) != list(old):
+                kind.clear(held)
+                now = {}
             for key, value in old.items():
-                if key not in held or held[key] is not value:
-                    held[key] = value
+                if key not in now or now[key] is not value:
+                    kind.__setitem__(held, key, value)
 
     def _restore_boxes(self, pins: list[Pin]) -> None:
         for box, old, path in self._boxes:
@@ -124,50 +144,81 @@ class State:
 
     def _restore_tensors(self, pins: list[Pin]) -> list[str]:
         rebound = []
-        for tensor, old, pointer, alias, path in self._tensors:
+        for number, (tensor, old, pointer, alias, path) in enumerate(self._tensors):
             if tensor.data_ptr() != pointer or tensor.shape != alias.shape:
                 rebound.append(f"{path} was given other memory")
                 tensor.data = alias
-            if old is not None and not same(tensor.detach(), old):
-                pins.append(Pin("tensor", tensor, None, old, path))
+            if old is None:
+                continue
+            is_other = not same(tensor.detach(), old)
+            if is_other:
                 tensor.data.copy_(old)  # through .data: no version counter moves
+            if (is_other or number in self._written) and not isinstance(tensor, nn.Parameter):
+                pins.append(Pin("tensor", tensor, None, old, path))  # parameters follow the training
         return rebound
 
     def _object(self, owner: Any, path: str, depth: int) -> None:
         attributes = owner.__dict__
-        self._dicts.append((attributes, dict(attributes), path))
+        self._dicts.append((attributes, _items(attributes), path))
         self._seen.add(id(attributes))
-        for key, value in list(attributes.items()):
+        for key, value in list(dict.items(attributes)):
             if key not in _SKIPPED:
                 self._walk(value, f"{path}.{key}" if path else key, depth + 1)
 
     def _walk(self, value: Any, path: str, depth: int) -> None:
+        if isinstance(value, types.FunctionType) and id(value) not in self._seen and _is_users(value):
+            self._seen.add(id(value))
+            self._function(value, path)
+        if isinstance(value, types.MethodType):
+            value = value.__self__
         if isinstance(value, ATOMS) or id(value) in self._seen or depth > _DEPTH:
             return
         self._seen.add(id(value))
         kind = type(value)
+        is_users = _is_users(kind)
         if isinstance(value, Tensor):
             self._tensor(value, path)
-        elif kind in _BOXES:
-            self._boxes.append((value, value.copy(), path))
-            for item in list(value)[:4096] if kind in (list, collections.deque) else ():
-                self._walk(item, f"{path}[]", depth + 1)
-        elif kind in _DICTS:
-            self._dicts.append((value, dict(dict.items(value)), path))
-            for key, item in list(value.items()):
+        elif kind in _BOXES or (is_users and isinstance(value, _BOXES)):
+            self._box(value, path, depth)
+        elif kind in _DICTS or (is_users and isinstance(value, dict)):
+            items = _items(value)
+            self._dicts.append((value, items, path))
+            for key, item in items.items():
                 self._walk(item, f"{path}[{key}]", depth + 1)
         elif isinstance(value, tuple):
             for item in value:
                 self._walk(item, f"{path}[]", depth + 1)
+        elif isinstance(value, functools.partial):
+            for item in (value.func, *value.args, *value.keywords.values()):
+                self._walk(item, path, depth + 1)
         elif not self._generator(value) and hasattr(value, "__next__"):
             self.iterators.append(path)
-        elif hasattr(value, "__dict__") and not isinstance(value, (nn.Module, dict)) and _is_users(kind):
-            self._object(value, path, depth)
+        if is_users and not isinstance(value, nn.Module):
+            self._slots(value, path, depth)
+            if hasattr(value, "__dict__"):
+                self._object(value, path, depth)
+
+    def _box(self, box: Any, path: str, depth: int) -> None:
+        held = _content(box)
+        self._boxes.append((box, held, path))
+        for item in held[:4096] if isinstance(held, list) else ():
+            self._walk(item, f"{path}[]", depth + 1)
+
+    def _slots(self, owner: Any, path: str, depth: int) -> None:
+        """Attributes of an object that are not in its ``__dict__``."""
+        for kind in type(owner).__mro__:
+            for key, member in vars(kind).items() if "__slots__" in vars(kind) else ():
+                if isinstance(member, types.MemberDescriptorType) and hasattr(owner, key):
+                    value = getattr(owner, key)
+                    self._attributes.append((owner, key, value, f"{path}.{key}"))
+                    self._walk(value, f"{path}.{key}", depth + 1)
 
     def _tensor(self, tensor: Tensor, path: str) -> None:
         unborn = isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer))
         if unborn or tensor.is_meta or tensor.is_nested or tensor.layout != torch.strided:
             return
+        if isinstance(tensor, nn.Parameter):
+            self._gradients.append((tensor, tensor.grad))
         copied = self._parameters or not isinstance(tensor, nn.Parameter)
         value = tensor.detach().clone() if copied else None
         self._tensors.append((tensor, value, tensor.data_ptr(), tensor.detach(), path))
@@ -190,7 +241,7 @@ class State:
         return True
 
     def _function(self, function: Any, path: str) -> None:
-        """Closure cells, and the globals that the code names."""
+        """Closure cells, default arguments, and the globals that the code names."""
         for cell in getattr(function, "__closure__", None) or ():
             try:
                 value = cell.cell_contents
@@ -198,6 +249,9 @@ class State:
                 continue
             self._cells.append((cell, value, f"a closure of {path}"))
             self._walk(value, f"a closure of {path}", 3)
+        named = getattr(function, "__kwdefaults__", None) or {}
+        for value in (*(getattr(function, "__defaults__", None) or ()), *named.values()):
+            self._walk(value, f"a default of {path}", 3)
         for name in getattr(getattr(function, "__code__", None), "co_names", ()):
             value = function.__globals__.get(name)
             if type(value) in _NAMED and not name.startswith("__"):
@@ -216,8 +270,28 @@ class State:
 _ABSENT = object()
 
 
-def _is_users(kind: type) -> bool:
-    return kind.__module__.partition(".")[0] not in _NOT_OURS
+def _is_users(kind: Any) -> bool:
+    """Whether a class or function is of no library that is known to keep no state of a model's."""
+    return str(kind.__module__).partition(".")[0] not in _NOT_OURS
+
+
+def _builtin(container: Any) -> Any:
+    """The builtin type whose methods read and write what a container holds."""
+    return next(kind for kind in _BUILTINS if isinstance(container, kind))
+
+
+def _items(held: Any) -> dict[Any, Any]:
+    """What a dictionary holds, in its own order, past any method of a subclass."""
+    return {key: dict.__getitem__(held, key) for key in _builtin(held).__iter__(held)}
+
+
+def _content(box: Any) -> Any:
+    """A copy of what a box holds; a list for sequences of objects."""
+    if isinstance(box, np.ndarray):
+        return box.copy()
+    if isinstance(box, (list, collections.deque)):
+        return list(_builtin(box).__iter__(box))
+    return _builtin(box).copy(box)
 
 
 def install(pins: list[Pin]) -> None:
@@ -225,9 +299,10 @@ def install(pins: list[Pin]) -> None:
     for pin in pins:
         value = _copied(pin.value)
         if pin.kind == "item" and value is _ABSENT:
-            pin.owner.pop(pin.key, None)
+            if dict.__contains__(pin.owner, pin.key):
+                _builtin(pin.owner).__delitem__(pin.owner, pin.key)
         elif pin.kind == "item":
-            pin.owner[pin.key] = value
+            _builtin(pin.owner).__setitem__(pin.owner, pin.key, value)
         elif pin.kind == "box":
             _fill(pin.owner, value)
         elif pin.kind == "cell":
@@ -249,27 +324,31 @@ def _copied(value: Any) -> Any:
 
 def _equal_boxes(box: Any, old: Any) -> bool:
     if isinstance(box, np.ndarray):
-        return box.shape == old.shape and np.array_equal(box, old)
-    if len(box) != len(old):
+        return bool(box.shape == old.shape and box.tobytes() == old.tobytes())
+    now = _content(box)
+    if len(now) != len(old):
         return False
     if isinstance(box, (set, bytearray)):
-        return bool(box == old)
-    return all(a is b for a, b in zip(box, old, strict=True))
+        return bool(now == old)
+    return all(a is b for a, b in zip(now, old, strict=True))
 
 
 def _fill(box: Any, old: Any) -> None:
     if isinstance(box, np.ndarray):
         box[...] = old
         return
-    box.clear()
-    if isinstance(box, set):
-        box.update(old)
+    kind = _builtin(box)
+    kind.clear(box)
+    if kind is set:
+        kind.update(box, old)
     else:
-        box.extend(old)
+        kind.extend(box, old)
 
 
 def _get(owner: Any, key: str) -> Any:
-    return owner.get(key) if isinstance(owner, Mapping) else vars(owner).get(key)
+    if isinstance(owner, Mapping):
+        return owner.get(key)
+    return vars(owner).get(key) if isinstance(owner, type) else getattr(owner, key, _ABSENT)
 
 
 def _put(owner: Any, key: str, value: Any) -> None:

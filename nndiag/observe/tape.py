@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from nndiag.observe.values import slots
+from nndiag.observe.values import Slot, map_leaves, slots
 
 
 class Context(NamedTuple):
@@ -105,6 +105,26 @@ class Tape:
                 needed |= self._with_bases(slots(operation.inputs))
         self.operations = kept[::-1]
         self.leaves = {number: leaf for number, leaf in self.leaves.items() if number in needed}
+        self._renumber()
+
+    def _renumber(self) -> None:
+        """Numbers slots as they appear: what was cut away must not tell two recordings of one program apart."""
+        numbers: dict[int, int] = {}
+
+        def renumbered(slot: Slot) -> Slot:
+            for number in (slot.number, *self._with_bases({slot.number})):
+                numbers.setdefault(number, len(numbers))
+            return Slot(numbers[slot.number])
+
+        for operation in self.operations:
+            operation.inputs = map_leaves(renumbered, operation.inputs, Slot)
+            operation.outputs = map_leaves(renumbered, operation.outputs, Slot)
+            operation.writes = {numbers[number] for number in operation.writes if number in numbers}
+        self.leaves = {numbers[number]: leaf for number, leaf in self.leaves.items()}
+        self.live = {numbers[n]: place for n, place in self.live.items() if n in numbers}
+        self.views = {
+            numbers[n]: view._replace(base=numbers[view.base]) for n, view in self.views.items() if n in numbers
+        }
 
     def _with_bases(self, numbers: set[int]) -> set[int]:
         found = set(numbers)

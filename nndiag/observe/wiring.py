@@ -30,6 +30,7 @@ _CHANNEL_AXES = {
     "conv1d": -2,
     "conv2d": -3,
     "conv3d": -4,
+    **{f"dropout{dims}d": -(dims + 1) for dims in (1, 2, 3)},
     "batch_norm": 1,
     "instance_norm": 1,
     "group_norm": 1,
@@ -221,6 +222,9 @@ class Wiring:
             self.layers[source.name] = replace(source, before_norm=True)
         if info.role == "norm":
             return replace(info, source=source.name)
+        if info.role == "dropout":
+            axis = source.unit_axis if info.unit_axis == -1 else info.unit_axis
+            return replace(info, source=source.name, unit_axis=axis, units=source.units)
         if info.role != "activation":
             return info
         for feeder in (source, self.layers.get(source.source or "")):

@@ -23,10 +23,11 @@ def checked(built: T) -> T:
     Raises:
         TypeError: naming the field.
     """
-    for name, fits in _fields(type(built)).items():
+    kind: Any = type(built)
+    for name, fits in _fields(kind).items():
         value = getattr(built, name)
         if not fits(value):
-            raise TypeError(f"{name} of a {type(built).__name__} cannot be {repr(value)[:100]}")
+            raise TypeError(f"{name} of a {kind.__name__} cannot be {repr(value)[:100]}")
     return built
 
 
@@ -42,7 +43,7 @@ def facts(record: Mapping[str, Any]) -> dict[str, Scalar]:
 
 
 @functools.cache
-def _fields(kind: type) -> dict[str, Callable[[Any], bool]]:
+def _fields(kind: Any) -> dict[str, Callable[[Any], bool]]:
     hints = get_type_hints(kind)
     return {field.name: _check(hints[field.name]) for field in fields(kind)}
 
@@ -71,7 +72,7 @@ def _check(hint: Any) -> Callable[[Any], bool]:
         return lambda value: (
             isinstance(value, Mapping) and all(map(key, value)) and all(map(item, value.values()))
         )
-    if is_dataclass(hint):
+    if isinstance(hint, type) and is_dataclass(hint):
         return lambda value: isinstance(value, hint) and checked(value) is value
     kinds = (int, float) if hint is float else hint
     return lambda value: isinstance(value, kinds)

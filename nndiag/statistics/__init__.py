@@ -4,6 +4,7 @@ from nndiag.statistics.base import STATISTICS, Statistic
 from nndiag.statistics.batch_drift import BatchDrift, Running
 from nndiag.statistics.batches import BatchLabels, BatchMeans
 from nndiag.statistics.disagreement import Disagreement
+from nndiag.statistics.dropout import DropoutUse, Spectrum
 from nndiag.statistics.entropy import AttentionEntropy
 from nndiag.statistics.feature_scales import FeatureScales, Reduction, centered
 from nndiag.statistics.flow import ParameterFlow, UpdateSize
@@ -25,6 +26,7 @@ __all__ = [
     "BatchLabels",
     "BatchMeans",
     "Disagreement",
+    "DropoutUse",
     "FeatureScales",
     "Histogram",
     "Moments",
@@ -36,6 +38,7 @@ __all__ = [
     "Running",
     "SampleScales",
     "Slope",
+    "Spectrum",
     "Statistic",
     "Tails",
     "Unreadable",

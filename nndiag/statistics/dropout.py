@@ -115,6 +115,7 @@ class Spectrum(Statistic):
 
     def merge(self, other: Self) -> Self:
         """A spectrum is one of its rows: the newer one stands."""
+        self._check_kind(other)
         return other
 
     @property

@@ -39,6 +39,8 @@ class AttentionEntropy(Statistic):
             allowed: True where a query may look at a key; broadcasts to [N, H, L, S]; None: everywhere.
         """
         scores = (queries.float() @ keys.float().transpose(-2, -1)).nan_to_num()
+        # Differences of larger scores overflow, and 0 * inf is NaN.
+        scores = scores.clamp(-1e20, 1e20)
         if allowed is not None:
             scores = scores.masked_fill(~allowed, float("-inf"))
         valid = torch.isfinite(scores)

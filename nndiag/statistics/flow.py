@@ -24,8 +24,8 @@ class ParameterFlow(Statistic):
         gradient_peak: [] largest finite |gradient|.
         gradient_rest: [] norm of the gradient divided by ``gradient_peak``.
         non_finite: [] NaN and infinite entries of the gradient.
-        saliency: [n] |sum_j w_uj g_uj| of each unit u (first axis); empty for vectors. It does not change
-            when a unit's incoming weights are scaled up and its outgoing ones down.
+        saliency: [n] |sum_j w_uj g_uj| of each unit u (first axis). It does not change when a unit's incoming
+            weights are scaled up and its outgoing ones down.
         has_gradient: [] 1 where there was a gradient, else 0.
     """
 
@@ -57,8 +57,8 @@ class ParameterFlow(Statistic):
             peak = torch.linalg.vector_norm(g, torch.inf)
             unit = g / peak.clamp(min=torch.finfo(g.dtype).tiny)
             rest = torch.linalg.vector_norm(unit)
-            if w.dim() > 1:
-                saliency = (w * unit).flatten(1).sum(1).abs().double() * peak.double()
+            if w.dim() > 0:
+                saliency = (w * unit).reshape(len(w), -1).sum(1).abs().double() * peak.double()
         return cls(
             entries=torch.tensor(w.numel(), device=w.device),
             weight=torch.linalg.vector_norm(w),
@@ -78,6 +78,11 @@ class ParameterFlow(Statistic):
     def gradient(self) -> float:
         """Euclidean norm of the finite part of the gradient."""
         return float(self.gradient_peak) * float(self.gradient_rest)
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether a unit has more than one number."""
+        return int(self.entries) > len(self.saliency) > 0
 
     @property
     def is_silent(self) -> bool:

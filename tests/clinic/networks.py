@@ -127,7 +127,7 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """A GPT: letters and places in, two blocks, a head of its own."""
 
-    def __init__(self, letters: int = 16, length: int = 16, width: int = 32, heads: int = 4) -> None:
+    def __init__(self, length: int, letters: int = 16, width: int = 32, heads: int = 4) -> None:
         super().__init__()
         self.letters, self.places = nn.Embedding(letters, width), nn.Embedding(length, width)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(2))

@@ -70,17 +70,15 @@ def test_far_apart_clusters_are_the_classes(seed: int, tolerance: float) -> None
 
 
 @given(seed=seeds)
-def test_every_row_is_near_one_representative_of_its_class_and_classes_are_apart(seed: int) -> None:
+def test_every_row_is_near_one_representative_of_its_class(seed: int) -> None:
     rng = np.random.default_rng(seed)
     rows, tolerance = rng.random((60, 2)), 0.2
     labels = equal_rows(rows, tolerance)
     apart = np.linalg.norm(rows[:, None] - rows[None], axis=2)
-    representatives = []
     for label in range(labels.max() + 1):
         members = np.flatnonzero(labels == label)
         centers = members[(apart[np.ix_(members, members)] <= tolerance).all(1)]
         assert len(centers), "someone is within the tolerance of all"
-        representatives.append(centers)
     assert sorted(set(labels)) == list(range(labels.max() + 1))
 
 
@@ -130,16 +128,22 @@ def comparisons(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         (np.random.default_rng(0).standard_normal((4096, 64)), 1e-6, 4096),
         (np.random.default_rng(0).standard_normal((4096, 64)), 0.016, 4096),
         (np.repeat(np.random.default_rng(0).standard_normal((2048, 64)), 2, axis=0), 1e-6, 2048),
-        (chain(4096, 0.9), 1.0, 2048),
-        (chain(4096, 1.01), 1.0, 4096),
-        (chain(4096, 0.001), 1.0, 5),
     ],
-    ids=["identical", "distinct", "distinct, loose", "pairs", "chain", "parted chain", "dense chain"],
+    ids=["identical", "distinct", "distinct, loose", "pairs"],
 )
 def test_a_row_is_compared_once_at_most(rows, tolerance, classes, comparisons: list[int]) -> None:
     labels = equal_rows(rows, tolerance)
     axes = 2
     assert comparisons[0] <= len(rows) + axes
+    assert len(set(labels)) == classes
+
+
+@pytest.mark.parametrize(("spacing", "classes"), [(0.9, 2048), (1.01, 4096), (0.001, 5)])
+def test_a_row_of_a_chain_is_compared_with_its_neighbors_only(
+    spacing: float, classes: int, comparisons: list[int]
+) -> None:
+    labels = equal_rows(chain(4096, spacing), 1.0)
+    assert comparisons[0] <= 4 * 4096
     assert len(set(labels)) == classes
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from typing import Literal
@@ -80,7 +81,7 @@ def test_gradients_are_those_of_autograd(name: str) -> None:
     run = wide(name)
     seen = [run.reading("mean_square_gradient", str(2 * layer), 0).value for layer in range(6)]
     assert seen == pytest.approx(squares, rel=1e-4)
-    expected = [here / after for here, after in zip(squares[:-1], squares[1:], strict=True)]
+    expected = [here / after for here, after in itertools.pairwise(squares)]
     assert [*hidden_ratios(run), run.reading("gradient_ratio", "8", 0).value] == pytest.approx(
         expected, rel=1e-4
     )

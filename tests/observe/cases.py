@@ -134,7 +134,7 @@ class Halves(nn.Module):
         return F.dropout(F.relu(self.norm(self.inner(x))), 0.3, training=self.training) + self.shift
 
     def decode(self, h: Tensor) -> Tensor:
-        return self.outer(h.view(len(h), 24) * 2)
+        return self.outer(h * 2)
 
 
 def in_place(m: Any, x: Tensor, y: Tensor) -> Tensor:
@@ -142,6 +142,12 @@ def in_place(m: Any, x: Tensor, y: Tensor) -> Tensor:
     h += 1
     h[:, 0] = 0
     h.mul_(m.scale)
+    return F.cross_entropy(m.head(h), y)
+
+
+def shifted(m: Any, x: Tensor, y: Tensor) -> Tensor:
+    h = m.net(x)
+    h += 1
     return F.cross_entropy(m.head(h), y)
 
 
@@ -297,6 +303,14 @@ def class_state() -> nn.Module:
     return Counted()
 
 
+def default_state() -> nn.Module:
+    def forward(m: Any, x: Tensor, calls: list[int] = [0]) -> Tensor:  # noqa: B006
+        calls[0] += 1
+        return m.layer(x) * (1 + 0.01 * calls[0])
+
+    return network(forward, layer=nn.Linear(16, 4))
+
+
 def held_function() -> nn.Module:
     calls = [0]
 
@@ -340,6 +354,33 @@ class Classes(dict[str, Any]):
 def choosing(m: Any, x: Tensor) -> Tensor:
     m.count += 1
     return m.last(m.choices["relu"](m.first(x)))
+
+
+def ordering(m: Any, x: Tensor) -> Tensor:
+    """A cache that drops what was used longest ago."""
+    m.cache.move_to_end(next(iter(m.cache)))
+    return m.layer(x) * (1 + 0.1 * next(iter(m.cache.values())))
+
+
+def backward_inside(m: Any, x: Tensor) -> Tensor:
+    with torch.enable_grad():
+        start = x.detach().requires_grad_()
+        m.layer(start).square().sum().backward()
+    return m.layer(x - 0.1 * start.grad)
+
+
+def renewing(m: Any, x: Tensor) -> Tensor:
+    """An equal list in its place: the model's other name for it must stay the same list."""
+    if m.training:
+        m.past.append(1)
+    else:
+        m.past = list(m.past)
+    return m.layer(x) * (1 + 0.01 * len(m.alias))
+
+
+def aliased() -> nn.Module:
+    past: list[int] = []
+    return network(renewing, layer=nn.Linear(16, 4), past=past, alias=past)
 
 
 class Memory(dict[str, int]):
@@ -454,7 +495,7 @@ def with_loss(m: Any, inputs: Tensor | None = None, labels: Tensor | None = None
 def hooked() -> nn.Module:
     seen: list[float] = []
     model = perceptron()
-    model[0].register_forward_hook(lambda module, args, output: seen.append(float(output.sum())))
+    model[0].register_forward_hook(lambda module, args, output: seen.append(output.sum().item()))
     model.register_forward_hook(lambda module, args, output: output * (1 + 0.01 * len(seen)))
     return model
 
@@ -505,6 +546,13 @@ def lazy() -> nn.Module:
     return nn.Sequential(nn.LazyLinear(24), nn.LazyBatchNorm1d(), nn.ReLU(), nn.LazyLinear(4))
 
 
+def old_norms() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        last = nn.utils.weight_norm(nn.Linear(24, 4))
+    return nn.Sequential(nn.utils.spectral_norm(nn.Linear(16, 24)), nn.ReLU(), last)
+
+
 def frozen() -> nn.Module:
     model = perceptron(nn.BatchNorm1d(24), nn.Dropout(0.3))
     model[1].eval()
@@ -542,6 +590,12 @@ CASES = (
     Case("siamese", headed, twice),
     Case("methods", Halves, lambda m, x, y: F.cross_entropy(m.decode(m.encode(x)), y)),
     Case(
+        "batch size baked in between calls",
+        headed,
+        lambda m, x, y: F.cross_entropy(m.head(m.net(x).view(len(x), 4)), y),
+        rows=None,
+    ),
+    Case(
         "forward called directly",
         lambda: network(lambda m, x: m.net(x), net=perceptron(nn.Dropout(0.2))),
         lambda m, x, y: F.cross_entropy(m.forward(x), y),
@@ -551,6 +605,7 @@ CASES = (
         lambda: network(net=perceptron(), head=nn.Linear(4, 4), scale=nn.Parameter(torch.ones(4))),
         in_place,
     ),
+    Case("in-place without glue", headed, shifted, rows=BATCH, stale=("head",), glue=False),
     Case(
         "views of outputs",
         lambda: network(rnn=nn.LSTM(4, 8, batch_first=True), head=nn.Linear(8, 4)),
@@ -592,10 +647,7 @@ CASES = (
     ),
     Case(
         "old norms of weights",
-        lambda: nn.Sequential(
-            *(nn.utils.spectral_norm(nn.Linear(16, 24)), nn.ReLU()),
-            nn.utils.weight_norm(nn.Linear(24, 4)),
-        ),
+        old_norms,
         pinned=("weight",),
     ),
     # Python state
@@ -614,6 +666,7 @@ CASES = (
             layer=nn.Linear(16, 4),
             cache=types.SimpleNamespace(layers=[[]], totals=[[torch.zeros(())]], calls=0),
         ),
+        rows=None,
         pinned=("cache.layers", "cache.totals", "cache.calls"),
     ),
     Case(
@@ -629,6 +682,7 @@ CASES = (
     Case("closure cell", rebinding_closure, pinned=("closure",)),
     Case("module global", global_state, pinned=("global COUNTS",)),
     Case("class attribute", class_state, pinned=("Counted.calls",)),
+    Case("default argument", default_state, pinned=("default",)),
     Case("function attribute", held_function, pinned=("closure",)),
     Case("slots", lambda: network(slotted, layer=nn.Linear(16, 4), state=Slotted()), pinned=("state.calls",)),
     Case(
@@ -643,6 +697,14 @@ CASES = (
         lambda: network(own_containers, layer=nn.Linear(16, 4), memory=Memory(), past=Past()),
         pinned=("memory", "past"),
     ),
+    Case(
+        "ordered cache",
+        lambda: network(
+            ordering, layer=nn.Linear(16, 4), cache=collections.OrderedDict(a=1.0, b=2.0, c=3.0)
+        ),
+    ),
+    Case("two names for a list", aliased, pinned=("past",)),
+    Case("backward in forward", lambda: network(backward_inside, layer=nn.Linear(16, 4))),
     Case(
         "own generators",
         lambda: network(

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch._dynamo  # its first use replaces functions of torch
 from torch import Tensor, nn
 
 from families.outcome import Outcome, Surroundings, differing, flatten, hook_counts, model_state, random_streams
@@ -74,7 +75,7 @@ def run(case: Case, *, watched: bool = False, **options: Any) -> Run:
     random.seed(0)
     np.random.seed(0)
     model = case.build()
-    before = Surroundings.of(nn.Module())
+    before = Surroundings.of(model)
     optimizers: dict[str, torch.optim.Optimizer] = {}
     session = session_for(model, **options) if watched else None
     losses: list[Tensor] = []
@@ -144,9 +145,13 @@ def _update(
     optimizer = optimizers.setdefault(name, case.optimize(part.parameters()))
     optimizer.zero_grad()
     loss.backward()
-    if session is not None:
-        session.before_update(optimizer=optimizer, certify=False)
-    optimizer.step()
+
+    def closure() -> float:
+        if session is not None:
+            session.before_update(optimizer=optimizer, certify=False)
+        return 0.0
+
+    optimizer.step(closure)
     return loss.detach().clone()
 
 
@@ -167,7 +172,7 @@ def _collect(
     losses: list[Tensor],
     before: Surroundings,
 ) -> Outcome:
-    outcome = model_state(model) | random_streams() | flatten(losses, "losses") | before.changes(nn.Module())
+    outcome = model_state(model) | random_streams() | flatten(losses, "losses") | before.changes(model)
     outcome |= flatten({name: optimizer.state_dict() for name, optimizer in optimizers.items()}, "optimizers")
     outcome |= hook_counts(model, list(optimizers.values()))
     for name, module in model.named_modules():

@@ -121,7 +121,9 @@ def hostile_report(text: str) -> Report:
     symptom = finding((text,), rule=text, name=text, message=text, recommendation=text, evidence=facts)
     return Report(
         (
-            finding((text, "fc1"), message=f"At {text} of it.", severity=Severity.CRITICAL, related=(symptom,)),
+            finding(
+                (text, "fc1"), message=f"At {text} of it.", severity=Severity.CRITICAL, related=(symptom,)
+            ),
             finding((text,) * 9, rule=text, name=text, message=text, recommendation=text, evidence=facts),
             finding((text,), severity=Severity.INFO, recommendation=f"Do. It worked when {text}."),
             finding((text,), name=text, message=text, status="resolved"),

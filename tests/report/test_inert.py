@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from report.samples import HOSTILE, is_inert
 
 from nndiag.report import plain_text
 from nndiag.report.inert import NAME_LIMIT, plain_name, spans
+from report.samples import HOSTILE, is_inert
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=300)
 
@@ -67,7 +67,6 @@ def test_the_run_has_no_name() -> None:
     assert plain_name("None") == "None"
 
 
-@pytest.mark.xfail(strict=True, reason="a model that is a single layer has the name '', and is shown as nothing")
 @pytest.mark.parametrize("name", ["", "  \t"])
 def test_every_name_shows(name: str) -> None:
     assert plain_name(name).strip()

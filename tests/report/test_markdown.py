@@ -10,12 +10,12 @@ from collections.abc import Iterator
 import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
-from report.page import Page
-from report.samples import HOSTILE, finding, full_report, healthy_report, hostile_report, is_inert, reading
 
 from nndiag.findings import Coverage, CoverageEntry
 from nndiag.report import Report, plain_text
 from nndiag.report.inert import plain_name
+from report.page import Page
+from report.samples import HOSTILE, finding, full_report, healthy_report, hostile_report, is_inert, reading
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # of the HTML cleaner inside TensorBoard
@@ -87,7 +87,9 @@ def test_it_says_everything() -> None:
         "- note: Only `rank 0` was watched.",
     ):
         assert line in text.splitlines()
-    assert any(line.startswith("- follows from it: ▲ warning signal-vanishes (ND311)") for line in text.splitlines())
+    assert any(
+        line.startswith("- follows from it: ▲ warning signal-vanishes (ND311)") for line in text.splitlines()
+    )
     assert any(line.startswith("- ✓ units-locked (ND301) at `fc6`") for line in text.splitlines())
 
 
@@ -112,7 +114,9 @@ def test_hostile_text_is_inert(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", NAMED)
 def test_hostile_text_changes_no_structure(kind: str) -> None:
-    assert skeleton(hostile_report(HOSTILE[kind]).to_markdown()) == skeleton(hostile_report("fc7").to_markdown())
+    assert skeleton(hostile_report(HOSTILE[kind]).to_markdown()) == skeleton(
+        hostile_report("fc7").to_markdown()
+    )
 
 
 @pytest.mark.parametrize("kind", HOSTILE)

@@ -6,7 +6,6 @@ import math
 from dataclasses import replace
 
 import pytest
-from report.samples import finding, full_report, healthy_report
 
 from nndiag.findings import Coverage, CoverageEntry, Scalar, Severity
 from nndiag.report import Report
@@ -22,6 +21,7 @@ from nndiag.report.wording import (
     unseen,
     where,
 )
+from report.samples import finding, full_report, healthy_report
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,12 @@ def test_unseen_is_grouped_by_measure_and_reason() -> None:
 
 
 def test_coverage_counts() -> None:
-    rows = [("a", "m", "measured"), ("b", "m", "measured"), ("c", "m", "not observed"), ("a", "n", "measured")]
+    rows = [
+        ("a", "m", "measured"),
+        ("b", "m", "measured"),
+        ("c", "m", "not observed"),
+        ("a", "n", "measured"),
+    ]
     entries = tuple(CoverageEntry(layer, measure, status) for layer, measure, status in rows)  # type: ignore[arg-type]
     assert coverage_counts(Coverage(entries)) == {
         "m": {"measured": 2, "not observed": 1, "not applicable": 0},

@@ -33,7 +33,12 @@ def watched(directory: Path | None, steps: int = STEPS, **options: Any) -> nndia
     model = sick_network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     generator = torch.Generator().manual_seed(1)
-    fixed: dict[str, Any] = {"every_n_train_steps": 50, "max_overhead": None, "console": False, "strict": True}
+    fixed: dict[str, Any] = {
+        "every_n_train_steps": 50,
+        "max_overhead": None,
+        "console": False,
+        "strict": True,
+    }
     with nndiag.Monitor(model, optimizer=optimizer, log_dir=directory, **(fixed | options)) as monitor:
         for _ in range(steps):
             x = torch.randn(64, 8, generator=generator)
@@ -54,9 +59,19 @@ def reading(layer: str | None = "fc1", value: float = 0.5, **changes: Any) -> Re
 def finding(layers: tuple[str, ...] = ("fc1",), **changes: Any) -> Finding:
     """An active warning."""
     fields: dict[str, Any] = {
-        **{"rule": "ND201", "name": "saturated-activation", "measure": "saturation", "layers": layers},
-        **{"severity": Severity.WARNING, "status": "active", "first_step": 0, "last_clean_step": None},
-        **{"last_step": 0, "value": 0.8, "threshold": 0.7, "message": "Seen.", "recommendation": "Do."},
+        "rule": "ND201",
+        "name": "saturated-activation",
+        "measure": "saturation",
+        "layers": layers,
+        "severity": Severity.WARNING,
+        "status": "active",
+        "first_step": 0,
+        "last_clean_step": None,
+        "last_step": 0,
+        "value": 0.8,
+        "threshold": 0.7,
+        "message": "Seen.",
+        "recommendation": "Do.",
     }
     return Finding(**(fields | changes))
 
@@ -64,7 +79,10 @@ def finding(layers: tuple[str, ...] = ("fc1",), **changes: Any) -> Finding:
 def update(step: int, **changes: Any) -> Update:
     """One visit with one reading and nothing found."""
     fields: dict[str, Any] = {
-        **{"layers": {}, "readings": (reading(step=step),), "findings": (), "changed": False},
+        "layers": {},
+        "readings": (reading(step=step),),
+        "findings": (),
+        "changed": False,
         "coverage": Coverage((CoverageEntry("fc1", "saturation", "measured"),)),
     }
     return Update(step, **(fields | changes))

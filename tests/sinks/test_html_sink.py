@@ -6,10 +6,10 @@ import logging
 from pathlib import Path
 
 import pytest
-from sinks.runs import reading, update, watched
 
 from nndiag.report import Report
 from nndiag.sinks import HtmlSink
+from sinks.runs import reading, update, watched
 
 REPORT = Report(readings=(reading(),), run={"visits": 1})
 
@@ -54,7 +54,9 @@ def test_an_older_page_is_replaced(tmp_path: Path) -> None:
 def test_by_the_monitor(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     monitor = watched(
-        tmp_path / "run" if kind == "directory" else None, steps=4, html=True if kind == "directory" else str(path)
+        tmp_path / "run" if kind == "directory" else None,
+        steps=4,
+        html=True if kind == "directory" else str(path),
     )
     written = tmp_path / "run" / "nndiag.html" if kind == "directory" else path
     assert "saturated-activation" in written.read_text(encoding="utf-8")

@@ -14,7 +14,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from report.samples import HOSTILE, finding, is_inert
-from sinks.runs import VISITS, reading, update, watched
 from tensorboard.backend.event_processing import event_accumulator, plugin_event_accumulator, tag_types
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader, LegacyEventFileLoader
 from tensorboard.util.tensor_util import make_ndarray
@@ -28,6 +27,7 @@ from nndiag.sinks import TensorBoardSink, own_writer
 from nndiag.sinks.tensorboard import MAX_HISTOGRAMS, MAX_SCALARS, TEXT_TAG, stable_tag
 from nndiag.snapshot import Key, Snapshot
 from nndiag.statistics import Histogram
+from sinks.runs import VISITS, reading, update, watched
 
 PLAIN_TAG = re.compile(r"[A-Za-z0-9_./:#-]{1,200}")
 
@@ -132,7 +132,9 @@ def test_the_report_is_under_text(run: tuple[Path, nndiag.Report]) -> None:
 
 
 def test_histograms_only_where_something_is_wrong(run: tuple[Path, nndiag.Report]) -> None:
-    named = {layer for top in run[1].findings for each in top.walk() if each.is_active for layer in each.layers}
+    named = {
+        layer for top in run[1].findings for each in top.walk() if each.is_active for layer in each.layers
+    }
     found = tags_of(run[0], "histo")
     assert "nndiag_inputs/1" in found  # the tanh that reads layer 0
     assert "0" in named
@@ -193,7 +195,9 @@ def test_text_only_when_something_changed(tmp_path: Path, sink: TensorBoardSink)
 def test_never_more_than_sixty_scalars(tmp_path: Path, sink: TensorBoardSink) -> None:
     for step in range(6):
         names = [f"reading{i}" for i in range(30 * step, 30 * step + 60)]
-        sink.write(update(step, readings=tuple(reading(name=name, step=step) for name in (*names, "reading0"))))
+        sink.write(
+            update(step, readings=tuple(reading(name=name, step=step) for name in (*names, "reading0")))
+        )
     sink.close(Report.empty())
     found = tags_of(tmp_path, "simple_value")
     assert len(found) == MAX_SCALARS
@@ -329,7 +333,12 @@ def test_the_probe_comes_before_the_stream(tmp_path: Path, sink: TensorBoardSink
     few = Histogram.of(torch.ones(1, 1, 1)).cpu()
     streamed = {Key("a:tanh", "input", "stream", "histogram"): few} | dict(given.snapshot.statistics)
     sink.write(
-        update(0, layers=given.layers, findings=given.findings, snapshot=Snapshot(0, "live", given.layers, streamed))
+        update(
+            0,
+            layers=given.layers,
+            findings=given.findings,
+            snapshot=Snapshot(0, "live", given.layers, streamed),
+        )
     )
     sink.close(Report.empty())
     assert histograms(tmp_path)["nndiag_inputs/a:tanh"].num == 400

@@ -9,7 +9,7 @@ from torch import nn
 from nndiag.layers import LayerInfo
 from nndiag.measures import Need
 from nndiag.observe.attention import bound_arguments
-from nndiag.observe.taps.table import Reader
+from nndiag.observe.taps.table import Observer, Reader
 from nndiag.observe.watch import Call
 from nndiag.observe.wiring import first_tensor
 from nndiag.statistics import DropoutUse, Spectrum
@@ -17,7 +17,7 @@ from nndiag.statistics import DropoutUse, Spectrum
 if TYPE_CHECKING:
     from nndiag.observe.taps.reader import TapReader
 
-_BOTH = frozenset(("probe", "stream"))
+_BOTH: frozenset[Observer] = frozenset(("probe", "stream"))
 
 
 def _read_dropout(reader: TapReader, call: Call, info: LayerInfo, output: None) -> None:

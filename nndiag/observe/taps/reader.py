@@ -10,14 +10,16 @@ from torch import Tensor
 from nndiag.layers import LayerInfo
 from nndiag.measures import Need
 from nndiag.observe.observation import Observation
-from nndiag.observe.taps import activations, attentions, inputs, norms, outputs
+from nndiag.observe.taps import activations, attentions, dropouts, inputs, norms, outputs
 from nndiag.observe.taps.table import Observer, Variant
 from nndiag.observe.watch import Call
 from nndiag.observe.wiring import Wiring, first_tensor
 from nndiag.snapshot import Gap, Key, Tap
 from nndiag.statistics import Rows, Statistic, Unreadable, canonical
 
-READERS = (*activations.READERS, *attentions.READERS, *outputs.READERS, *inputs.READERS, *norms.READERS)
+READERS = tuple(
+    reader for kind in (activations, attentions, outputs, inputs, norms, dropouts) for reader in kind.READERS
+)
 """Everything that is read of passing calls."""
 
 BATCH_FIRST = Rows(axis=0, positions=1, major="sample")

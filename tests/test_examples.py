@@ -1,0 +1,70 @@
+"""The examples run, and say what they promise."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.filterwarnings(r"error::Warning:nndiag\..*"),
+    pytest.mark.filterwarnings(r"error::Warning:example_.*"),
+]
+
+
+def example(name: str) -> ModuleType:
+    """The module of an example, as ``python examples/<name>.py`` would load it."""
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """What an example writes stays here; Lightning keeps its notices to itself."""
+    monkeypatch.chdir(tmp_path)
+    log = logging.getLogger("lightning.pytorch")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    yield tmp_path
+    log.setLevel(level)
+
+
+def test_every_example_is_tested() -> None:
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {"lightning_digits", "overhead", "plain_loop"}
+
+
+def test_lightning_digits_names_the_layer_that_starts_badly(own_directory: Path) -> None:
+    report = example("lightning_digits").main(epochs=1)
+    assert {f.layer for f in report.findings if f.rule == "ND201" and f.is_active} == {"net.2"}
+    assert list(own_directory.glob("runs/**/nndiag.jsonl"))
+    assert list(own_directory.glob("runs/**/events.out.tfevents.*"))
+
+
+def test_plain_loop_names_the_layer_whose_units_are_equal(own_directory: Path) -> None:
+    report = example("plain_loop").main(steps=20)
+    found = next(f for f in report.findings if f.rule == "ND301")
+    assert found.is_active
+    assert found.severity == "critical"
+    assert "0" in found.layers
+    assert (own_directory / "runs" / "plain" / "nndiag.jsonl").exists()
+
+
+def test_overhead_compares_three_runs_that_end_alike(capsys: pytest.CaptureFixture[str]) -> None:
+    ratios = example("overhead").main("--steps 12 --rounds 2 --width 16 --batch 8".split())
+    assert list(ratios) == ["bare", "bare again", "with nndiag"]
+    assert ratios["bare"] == 1.0
+    assert all(ratio > 0 for ratio in ratios.values())
+    text = capsys.readouterr().out
+    assert "last losses are equal" in text
+    assert "width 16, batch 8, 12 steps" in text
