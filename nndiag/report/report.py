@@ -87,6 +87,8 @@ class Report:
             version = record["schema_version"]
             if version > SCHEMA_VERSION:
                 raise CheckpointError(f"{name} was written by a newer nndiag: upgrade nndiag to read it.")
+            if version != SCHEMA_VERSION:
+                raise ValueError(f"schema_version is {version}")
             return cls._from_dict(record)
         except CheckpointError:
             raise

@@ -112,6 +112,8 @@ class _Reader:
                 raise CheckpointError(
                     f"{_name(run.path)} was written by a newer nndiag: upgrade nndiag to read it."
                 )
+            if record["schema_version"] != SCHEMA_VERSION:
+                raise ValueError(f"schema_version is {record['schema_version']}")
             run.run = facts({"nndiag": record["nndiag"], "is_complete": False})
         elif kind == "layers":
             infos = [checked(LayerInfo.from_dict(row)) for row in record["layers"]]

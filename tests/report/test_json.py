@@ -131,6 +131,13 @@ BAD = {
     "no version": json.dumps({k: v for k, v in full_report().to_dict().items() if k != "schema_version"}),
     "version is text": changed(schema_version="1"),
     "version is null": changed(schema_version=None),
+    "version is before the first": changed(schema_version=0),
+    "version is not a number": changed(schema_version=math.nan),
+    "run holds a list": changed(run={"x": []}),
+    "status of a finding is unknown": changed_finding(status="gone"),
+    "evidence is nested": changed_finding(evidence={"x": {"y": 1}}),
+    "layer of a finding is a number": changed_finding(layers=[3]),
+    "note is a number": changed(coverage={"entries": [], "notes": [3]}),
     "no findings": json.dumps({k: v for k, v in full_report().to_dict().items() if k != "findings"}),
     "findings is a number": changed(findings=3),
     "finding is null": changed(findings=[None]),
@@ -256,6 +263,30 @@ def test_what_was_accepted_can_be_shown(kind: str) -> None:
         return
     for show in (str, Report.to_json, Report.to_markdown, Report.to_html, Report._repr_html_):
         assert isinstance(show(report), str)
+
+
+@pytest.mark.parametrize(("depth", "is_read"), [(50, True), (51, False), (300, False), (100_000, False)])
+def test_symptoms_are_read_back_as_deep_as_they_can_be_shown(depth: int, is_read: bool) -> None:
+    inner = finding(related=()).to_dict()
+    text = json.dumps(inner)
+    head, tail = text[: -len("[]}")] + "[", "]}"
+    assert text == f"{head}{tail}"
+    source = changed(findings="@").replace('"@"', f"[{head * depth}{text}{tail * depth}]")
+    if not is_read:
+        assert_refused(source)
+        return
+    report = Report.from_json(source)
+    assert len(list(report.findings[0].walk())) == depth + 1
+    for show in (str, Report.to_json, Report.to_markdown, Report.to_html, Report._repr_html_):
+        assert isinstance(show(report), str)
+
+
+def test_a_name_is_refused_once_and_briefly(tmp_path: Path) -> None:
+    path = tmp_path / "x\x9b31m\u202e.json"
+    path.write_text("[]", encoding="utf-8")
+    message = assert_refused(path)
+    assert message.count("x9b31m") == 1
+    assert assert_refused("missing.json") == "missing.json cannot be read: No such file or directory."
 
 
 def test_empty_coverage_is_kept() -> None:

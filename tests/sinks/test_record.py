@@ -396,6 +396,7 @@ WRONG: dict[str, list[dict[str, Any]]] = {
     "no kind": [{"x": 1}],
     "no version": [{"kind": "session"}],
     "version is text": [session(schema_version="1")],
+    "version is before the first": [session(schema_version=0), visit()],
     "no readings": [session(), {"kind": "visit", "step": 0}],
     "step is text": [session(), visit() | {"step": "x\x1b[31m\n"}],
     "step is null": [session(), visit() | {"step": None}],
