@@ -65,6 +65,26 @@ def compile_backend_in_use() -> bool:
     return any(backend is not None for backend in backends.values())
 
 
+def gradient_scale(optimizer: Any, scaler: Any = None) -> float:
+    """What gradients are multiplied by at present.
+
+    A loss scaler takes its scale off again before an optimizer steps, unless the optimizer does that itself: fused
+    ones are then told the scale.
+
+    Args:
+        optimizer: About to step.
+        scaler: The ``GradScaler``, where the driver knows it.
+    """
+    told = vars(optimizer).get("grad_scale")
+    if isinstance(told, Tensor):
+        return float(told)
+    states = getattr(scaler, "_per_optimizer_states", {})
+    stage = states[id(optimizer)].get("stage") if id(optimizer) in states else None
+    if getattr(stage, "name", "") != "READY":
+        return 1.0
+    return float(scaler.get_scale())
+
+
 def collective_sequence_number() -> int:
     """A number that moves with each collective of the default process group; 0 without one."""
     if not torch.distributed.is_available() or not torch.distributed.is_initialized():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -161,16 +161,24 @@ def _group(findings: list[Finding], history: History, harmless: frozenset[str]) 
 
     A cause that was never seen clean was there before it could first be judged.
     """
+    cause_of: dict[str, str] = {}
+    for finding in reversed(findings):  # of rules that explain each other, the first is the cause
+        candidates = (o.rule for o in findings if o.rule not in harmless and _explains(o, finding, history))
+        cause = next((rule for rule in candidates if finding.rule not in _chain(rule, cause_of)), None)
+        if cause is not None:
+            cause_of[finding.rule] = cause
     causes: dict[str, list[Finding]] = {}
-    tops: list[Finding] = []
     for finding in findings:
-        candidates = (other for other in findings if other.rule not in harmless)
-        cause = next((other for other in candidates if _explains(other, finding, history)), None)
-        if cause is None:
-            tops.append(finding)
-        else:
-            causes.setdefault(cause.rule, []).append(finding)
-    return [_adopt(top, causes) for top in tops]
+        causes.setdefault(cause_of.get(finding.rule, ""), []).append(finding)
+    return [_adopt(top, causes) for top in causes.get("", ())]
+
+
+def _chain(rule: str, cause_of: Mapping[str, str]) -> list[str]:
+    """A rule, its cause, the cause of that, and so on: no finding may end up under itself."""
+    chain = [rule]
+    while chain[-1] in cause_of:
+        chain.append(cause_of[chain[-1]])
+    return chain
 
 
 def _adopt(finding: Finding, causes: dict[str, list[Finding]]) -> Finding:

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
+from nndiag import compat
 from nndiag.guard import Guard, guarded
 from nndiag.options import MonitorOptions
 from nndiag.report import Report
@@ -145,7 +146,9 @@ class Monitor:
             return  # another model's optimizer
         # With a closure the backward pass is still to come: what .grad holds now belongs to no step.
         closure = kwargs.get("closure", next(iter(args[1:]), None))  # args begin with the optimizer
-        self._session.before_update(optimizer=optimizer, gradients=closure is None)
+        self._session.before_update(
+            optimizer=optimizer, gradients=closure is None, scale=compat.gradient_scale(optimizer)
+        )
 
     @guarded("the monitor")
     def step(self, loss: Tensor | float | None = None, labels: Tensor | None = None) -> None:

@@ -83,6 +83,7 @@ class Session:
         with self._charged(step):
             if step != self._step:
                 self._step, self._updated, self._looked = step, False, False
+                self.budget.begin_step()
                 self._is_visit = self.schedule.is_visit(step, self.budget.stride)
             if self._updated:
                 return
@@ -173,7 +174,8 @@ class Session:
         if self._looked:
             return
         self._looked = True
-        self.guard.call("the probe", self.observers.settle_probe)
+        limit = self.budget.visit_limit_s(self.schedule.cadence)
+        self.guard.call("the probe", self.observers.settle_probe, limit)
         if self._is_visit:
             self.guard.call("the probe", self.observers.replay)
             if self.schedule.is_experiment(self._step):

@@ -82,6 +82,7 @@ class Snapshot:
         for index, (key, statistic) in enumerate(self.statistics.items()):
             keys.append(list(key))
             for name, tensor in statistic.to_tensors().items():
+                # Statistics may share memory, which the format refuses.
                 tensors[f"{index}/{name}"] = tensor.detach().to("cpu", copy=True).contiguous()
         header = {
             "schema_version": SCHEMA_VERSION,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -105,6 +106,33 @@ def test_bad_usage_is_status_2(arguments: tuple[str, ...]) -> None:
     assert result.stdout == ""
     assert result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("unknown",), "'unknown'"),
+        (("report",), "'run_dir'"),
+        (("report", "x", "--fail-on", "sometimes"), "--fail-on"),
+        (("rules", "--format", "html"), "text, json or markdown"),
+        (("explain", "--x\x1b[31m\n"), "--x"),
+    ],
+)
+def test_bad_usage_is_one_line(arguments: tuple[str, ...], word: str, shell: Shell) -> None:
+    status, out, err = shell(*arguments)
+    assert (status, out) == (2, "")
+    assert word in one_line(err)
+
+
+def test_the_script_shows_help_and_version(shell: Shell) -> None:
+    assert shell("--version") == (0, f"nndiag {nndiag.__version__}\n", "")
+    status, out, err = shell()
+    assert status == 2
+    assert "Usage" in out + err
+    assert "nndiag: " not in err
+    status, out, err = shell("--help")
+    assert (status, err) == (0, "")
+    assert "Usage" in out
 
 
 # --- rules and explain ----------------------------------------------------------------------------------------
@@ -246,6 +274,13 @@ def test_rules_can_be_chosen(run: tuple[Path, Report], shell: Shell) -> None:
 
 
 @pytest.mark.parametrize("option", ["--select", "--ignore"])
+def test_a_rule_without_a_like_is_not_suggested(option: str, run: tuple[Path, Report], shell: Shell) -> None:
+    status, _, err = shell("report", run[0], option, "zzz")
+    assert status == 2
+    assert "Did you mean" not in one_line(err)
+
+
+@pytest.mark.parametrize("option", ["--select", "--ignore"])
 def test_unknown_rules_are_refused(option: str, run: tuple[Path, Report], shell: Shell) -> None:
     status, out, err = shell("report", run[0], option, "ND999")
     assert (status, out) == (2, "")
@@ -304,14 +339,35 @@ def test_a_path_that_would_act_on_the_terminal(name: str, shell: Shell) -> None:
     one_line(err)
 
 
-def test_a_path_that_is_not_utf8(tmp_path: Path) -> None:
-    environment = os.environ | {"PYTHONIOENCODING": "utf-8:strict", "OMP_NUM_THREADS": "1"}
+@pytest.mark.parametrize(
+    "locale",
+    [
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""},
+        {"LC_ALL": "C.UTF-8", "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8:strict"},
+    ],
+    ids=["ascii", "utf-8"],
+)
+def test_a_path_that_is_not_utf8(locale: dict[str, str], tmp_path: Path) -> None:
+    """Bytes of no encoding are spelled, the same whatever the terminal's encoding is."""
     command = [os.fsencode(sys.executable), b"-m", b"nndiag", b"report", b"run\xff\xfe"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | locale
     done = subprocess.run(
         command, capture_output=True, cwd=tmp_path, env=environment, timeout=60, check=False
     )
     assert done.returncode == 2
-    one_line(done.stderr.decode())
+    assert "run\\udcff\\udcfe does not exist" in one_line(done.stderr.decode("ascii"))
+
+
+@pytest.mark.parametrize("format_", ["text", "markdown"])
+def test_a_terminal_without_the_marks(
+    format_: str, run: tuple[Path, Report], shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Marks of severity are in few encodings; what cannot be printed is no reason to print nothing."""
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert shell("report", run[0], "--fail-on", "never", "--format", format_)[0] == 0
+    stream.flush()
+    assert "? critical" in stream.buffer.getvalue().decode("cp1252")  # type: ignore[attr-defined]
 
 
 DAMAGED = {

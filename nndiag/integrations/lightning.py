@@ -160,7 +160,13 @@ class DiagnosticsMonitor(_Callback):
         if automatic and self._session.has_updated:
             return  # a closure that is called again (LBFGS) looks once
         self._unwrap()
-        self._session.before_update(optimizer=optimizer, gradients=self._has_backward, certify=automatic)
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        self._session.before_update(
+            optimizer=optimizer,
+            gradients=self._has_backward,
+            certify=automatic,
+            scale=compat.gradient_scale(optimizer, scaler),
+        )
 
     @guarded("the monitor")
     def on_train_batch_end(

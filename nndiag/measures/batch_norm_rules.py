@@ -96,7 +96,7 @@ def _judge_batches(view: View) -> Verdict | None:
     if z2 <= view.threshold or statistics.median(values) <= view.threshold / 2:
         return None
     effect = statistics.fmean(float(recent.detail["batch_distance"] or 0) for recent in series.recent)
-    if effect <= SMALL / 5:
+    if effect <= SMALL / 2:
         return None  # many positions make means exact: what is far in standard errors can be next to nothing
     few = float(reading.detail["batch_size"] or 0) < 4
     sure = effect > SMALL and not few and _are_alike(view)

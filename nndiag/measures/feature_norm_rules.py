@@ -15,6 +15,7 @@ DROWNED = 0.2
 FALLEN = 0.7
 """A hidden layer's gain is judged only below this share of its first value."""
 
+_UNLIKE = 0.7
 _TOP_SHARE = 0.3
 _MASSIVE = 0.2
 _SMALL_GROUP = 8
@@ -51,8 +52,9 @@ def _advise_constant(case: Case) -> Advice:
 def _judge_gain(view: View) -> Verdict | None:
     """ND408: unlike features drown each other.
 
-    An input layer speaks for itself. A hidden layer is judged only if one feature dominated from the start, or
-    if its gain fell; features that became massive in training are a note, as they are in healthy large models.
+    An input layer speaks for itself. A hidden layer is judged after the first steps, and only if one feature
+    dominated from the start, or if its gain fell; features that became massive in training are a note, as they
+    are in healthy large models.
     """
     reading, first = view.now("signal_gain"), view.first("signal_gain")
     if reading is None or first is None or reading.value >= view.threshold:
@@ -67,7 +69,7 @@ def _judge_gain(view: View) -> Verdict | None:
     else:
         from_start = min(top, float(at_first["top_share"] or 0)) > dominant
         fell = reading.value < FALLEN * first.value
-        if not (from_start or fell or top > dominant):
+        if view.step - first.step < _PATIENCE or not (from_start or fell or top > dominant):
             return None
         grave = from_start or (fell and top <= _MASSIVE and size >= _SMALL_GROUP)
         severity = Severity.WARNING if grave else Severity.INFO
@@ -82,12 +84,13 @@ def _advise_gain(case: Case) -> Advice:
         f"their scales differ (features {e['top_features']} are the largest; the first holds"
         f" {float(e['top_share'] or 0):.0%} of the variance)"
         if scales <= offsets
-        else f"constant offsets hold {float(e['offsets'] or 0):.0%} of what is normalized"
+        else f"constant offsets hold {float(e['offsets'] or 0):.0%} of what is normalized (features"
+        f" {e['top_features']} have the largest scales)"
     )
     cure = (
         "Standardize each feature in front of it with statistics of the training set, or normalize them one by one"
         " (BatchNorm)"
-        if scales <= offsets
+        if scales < _UNLIKE
         else "Center each feature in front of it with its mean over the training set"
     )
     return Advice(

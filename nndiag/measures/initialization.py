@@ -94,7 +94,7 @@ def _read_law(now: Snapshot, info: LayerInfo) -> Iterator[Reading]:
 
 def _read_gradients(visit: Visit, flows: list[tuple[LayerInfo, Moments]]) -> Iterator[Reading]:
     now, age = visit.now, visit.now.step - visit.first.step
-    squares = [moments.mean_square for _, moments in flows]
+    squares = [_gradient_square(moments) for _, moments in flows]
     for (info, moments), square in zip(flows, squares, strict=True):
         yield Reading(_NAME, "mean_square_gradient", info.name, now.step, square, n=int(moments.k))
     if len(flows) < 2:
@@ -110,13 +110,25 @@ def _read_gradients(visit: Visit, flows: list[tuple[LayerInfo, Moments]]) -> Ite
     yield Reading(_NAME, "gradient_gain", None, now.step, gain, detail=detail)
 
 
+def _gradient_square(moments: Moments) -> float:
+    """E[(sum over positions of delta)^2], over samples and units: what a sample tells a unit's bias.
+
+    Entry by entry, an average over S positions would divide the mean square by S^2, though the weights behind
+    it, which add up what all positions tell, learn as fast as before.
+    """
+    samples = max(1, int(moments.k))
+    positions = moments.n.double() / samples
+    squares = positions.square() * (moments.cluster_m2 / samples + moments.cluster_mean.square())
+    return float(squares.mean())
+
+
 def _blamed(flows: list[tuple[LayerInfo, Moments]], *, steep: bool) -> str:
     """The layers that do at least half of their even share of the change, the worst first.
 
     Judged by the gradient of a whole layer, not of a unit: to spread few outputs over many units, as each
     head does, is no fault of its weights.
     """
-    ratios = gradient_ratios([m.mean_square * int(m.n.sum()) / max(1, int(m.k)) for _, m in flows])
+    ratios = gradient_ratios([_gradient_square(moments) * moments.n.numel() for _, moments in flows])
     logs = [math.log(max(ratio, 1e-300)) if math.isfinite(ratio) else 700.0 for ratio in ratios]
     even = sum(logs) / len(logs)
     limit = even / 2 if (even > 0) == steep else even

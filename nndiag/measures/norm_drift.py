@@ -146,7 +146,8 @@ def _read_drift(
         "momentum": momentum,
         "offset_99": round(drift.per_batch(drift.offset), 4),
         "scale_99": round(math.exp(min(50.0, drift.per_batch(drift.log_scale))), 4),
-    } | _effect(drift)
+    }
+    detail |= _effect(drift)
     yield Reading(_NAME, "batch_z2", info.name, step, z2, n=int(drift.samples), detail=detail)
 
 
@@ -199,7 +200,9 @@ def _read_scales(now: Snapshot, info: LayerInfo) -> Iterator[Reading]:
         features = now.get(info.name, "input", observer, "feature_scales")
         scales = now.get(info.name, "input", observer, "sample_scales")
         if isinstance(features, FeatureScales) and int(features.samples) >= MIN_SAMPLES:
-            yield _gain(now, info, features)
+            gain = _gain(now, info, features)
+            if math.isfinite(gain.value):
+                yield gain
         if isinstance(scales, SampleScales) and int(scales.n) >= MIN_SAMPLES:
             count = int(scales.n)
             detail: dict[str, Scalar] = {"spread": round(scales.spread, 6), "zero": int(scales.zero)}

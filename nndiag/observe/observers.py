@@ -98,11 +98,16 @@ class Observers:
             self.probe.disarm()
             self.is_recording, self._has_tape = False, True
 
-    def settle_probe(self) -> None:
-        """Ends the recording and lets the probe certify what it has, before weights change."""
+    def settle_probe(self, time_limit_s: float | None = None) -> None:
+        """Ends the recording and lets the probe certify what it has, before weights change.
+
+        Args:
+            time_limit_s: What a visit may take; decides on the number of samples.
+        """
         self.disarm_probe()
         if self.probe is not None and self._has_tape:
             self._has_tape = False
+            self.probe.time_limit_s = time_limit_s
             self.probe.certify()
 
     def replay(self) -> None:

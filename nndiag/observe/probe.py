@@ -288,7 +288,8 @@ class Probe:
             )
             each = max(slow - fast, 0.0) / (rows - few)
             if slow > self.time_limit_s and each > 0:
-                affordable = int((self.time_limit_s - (slow - each * rows)) / each)
+                fixed = slow - each * rows  # where calls cost more than rows, fewer rows help little
+                affordable = int(max(self.time_limit_s - fixed, fixed) / each)
                 rows = max(min(rows, affordable), min(certificate.rows, 8))
         if rows < self.n:
             self._tape, self.n = _narrow(tape, certificate, rows), rows

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -75,12 +77,27 @@ class Budget:
         self.start_up_s = 0.0
         self.spent_s = 0.0
         self._begin = clock()
+        self._mark: tuple[float, float] | None = None
+        self._paces: deque[float] = deque(maxlen=16)
 
     @property
     def share(self) -> float:
         """Time of regular visits over the time since the start, start-up visits taken out of both."""
         elapsed = self.clock() - self._begin - self.start_up_s
         return self.spent_s / elapsed if elapsed > 0 else 0.0
+
+    def begin_step(self) -> None:
+        """Takes the time of the step before, without what was spent in it."""
+        now, booked = self.clock(), self.start_up_s + self.spent_s
+        if self._mark is not None:
+            self._paces.append(max(0.0, now - self._mark[0] - (booked - self._mark[1])))
+        self._mark = now, booked
+
+    def visit_limit_s(self, cadence: int) -> float | None:
+        """What a visit may take, two of them every ``cadence`` steps; None when that is not known."""
+        if self.max_overhead is None or not self._paces:
+            return None
+        return self.max_overhead * cadence * statistics.median(self._paces) / 2
 
     def charge(self, step: int, seconds: float) -> None:
         """Books the time spent at one step."""

@@ -44,5 +44,8 @@ def _is_tensorboard(logger: Any) -> bool:
 
 
 def _directory(logger: Any) -> str | None:
+    """Where a logger writes; an address (``s3://...``) is no place for a file that is opened at each visit."""
     log_dir = getattr(logger, "log_dir", None)
-    return str(Path(log_dir)) if isinstance(log_dir, (str, Path)) else None
+    if not isinstance(log_dir, (str, Path)) or "://" in str(log_dir):
+        return None
+    return str(Path(log_dir))

@@ -17,7 +17,7 @@ from nndiag.layers import LayerInfo
 from nndiag.snapshot import Key, Snapshot
 from nndiag.statistics import Moments
 
-from .networks import Attention, Tokens, drawn, scaled, stack
+from .networks import Attention, Convolutions, Tokens, drawn, scaled, stack
 from .runs import Run, batches, classify, watch
 from .test_symmetry_cases import LowRank, Transformer, zeroed
 
@@ -86,6 +86,23 @@ def test_gradients_are_those_of_autograd(name: str) -> None:
         expected, rel=1e-4
     )
     assert run.reading("gradient_gain", None, 0).value == pytest.approx(squares[0] / squares[-1], rel=1e-4)
+
+
+def test_positions_of_a_sample_add_up() -> None:
+    """An average over 64 pixels spreads a gradient over them; it does not lose it."""
+    torch.manual_seed(0)
+    model, (x, y) = Convolutions(), batches(1)[0]
+    z1 = model.c1(x.view(-1, 1, 8, 8))
+    z2 = model.c2(torch.relu(z1))
+    out = model.head(torch.relu(z2).mean((2, 3)))
+    loss = torch.nn.functional.cross_entropy(out, y)
+    gradients = torch.autograd.grad(loss, (z1, z2, out))
+    squares = [float(g.flatten(2).sum(2).double().square().mean()) for g in gradients[:2]]
+    squares.append(float(gradients[2].double().square().mean()))
+    run = watch(model, [(x, y)])
+    seen = [run.reading("mean_square_gradient", layer, 0).value for layer in ("c1", "c2", "head")]
+    assert seen == pytest.approx(squares, rel=1e-4)
+    assert run.reading("gradient_gain", None, 0).value > 1e-3
 
 
 def test_signal_is_the_share_that_tells_samples_apart() -> None:

@@ -743,6 +743,11 @@ CASES = (
     # parameters and buffers that are written
     Case("rebound parameter", lambda: network(rebinding, layer=nn.Linear(16, 4))),
     Case("clamped parameter", lambda: network(clamping, layer=nn.Linear(16, 4))),
+    Case(
+        "clamped after the update",
+        lambda: network(net=network(clamping, layer=nn.Linear(16, 4))),
+        lambda m, x, y: iter([("net", classify(m.net, x, y))]),
+    ),
     Case("momentum encoder and queue", Contrast, rows=None, pinned=("queue", "place")),
     Case("lazy", lazy),
     Case("frozen batch norm", frozen),

@@ -85,7 +85,7 @@ def late(m: Any, x: Tensor) -> Tensor:
     """Begins to write something new once it was trained for a while."""
     if m.training:
         m.steps += 1
-    elif m.steps > 3:
+    elif m.steps > 2:
         m.best = m.steps
     return m.net(x)
 
@@ -101,11 +101,6 @@ SENT = [0]
 def gathering(m: Any, x: Tensor) -> Tensor:
     SENT[0] += 1
     return m.net(x)
-
-
-def through(wrap: Any, unwrap: Any) -> Any:
-    """A step whose argument is wrapped by the user."""
-    return lambda m, x, y: F.cross_entropy(m(wrap(x)), y), unwrap
 
 
 REFUSALS = (
