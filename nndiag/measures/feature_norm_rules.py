@@ -17,6 +17,7 @@ FALLEN = 0.7
 
 _UNLIKE = 0.7
 _TOP_SHARE = 0.3
+_TOP_SHARE_OF_INPUT = 0.44
 _MASSIVE = 0.2
 _SMALL_GROUP = 8
 _PATIENCE = 20
@@ -57,24 +58,45 @@ def _judge_gain(view: View) -> Verdict | None:
     are in healthy large models.
     """
     reading, first = view.now("signal_gain"), view.first("signal_gain")
-    if reading is None or first is None or reading.value >= view.threshold:
+    if reading is None or first is None:
         return None
-    d, at_first = reading.detail, first.detail
-    top, size = float(d["top_share"] or 0), int(d["features"] or 1)
-    if float(d["reach"] or 0) >= view.threshold:
-        return None  # rarely on, but as large as the others when they are
-    dominant = min(0.9, max(_TOP_SHARE, 3 / size))
-    if d["reads_input"]:
-        severity = Severity.CRITICAL if reading.value < DROWNED else Severity.WARNING
-    else:
-        from_start = min(top, float(at_first["top_share"] or 0)) > dominant
-        fell = reading.value < FALLEN * first.value
-        if view.step - first.step < _PATIENCE or not (from_start or fell or top > dominant):
-            return None
-        grave = from_start or (fell and top <= _MASSIVE and size >= _SMALL_GROUP)
-        severity = Severity.WARNING if grave else Severity.INFO
-    evidence: dict[str, Scalar] = dict(d) | {"signal_gain": round(reading.value, 4), "samples": reading.n}
-    return Verdict(severity, reading.value, evidence | {"gain_at_first_visit": round(first.value, 4)})
+    severity = _grade_input(view, reading) if reading.detail["reads_input"] else _grade(view, reading, first)
+    if severity is None:
+        return None
+    evidence: dict[str, Scalar] = dict(reading.detail) | {"signal_gain": round(reading.value, 4)}
+    evidence |= {"samples": reading.n, "gain_at_first_visit": round(first.value, 4)}
+    return Verdict(severity, reading.value, evidence)
+
+
+def _grade_input(view: View, reading: Reading) -> Severity | None:
+    """An input layer: low gain, not for features that are rarely on only; or one feature that holds most.
+
+    Centering hands a large feature on to the others, so that the gain of few features cannot fall far.
+    """
+    top = float(reading.detail["top_share"] or 0)
+    drowned = reading.value < view.threshold and float(reading.detail["reach"] or 0) < view.threshold
+    if not drowned and top <= _dominant(reading, _TOP_SHARE_OF_INPUT):
+        return None
+    return Severity.CRITICAL if drowned and reading.value < DROWNED else Severity.WARNING
+
+
+def _grade(view: View, reading: Reading, first: Reading) -> Severity | None:
+    """A hidden layer."""
+    low = reading.value < view.threshold and float(reading.detail["reach"] or 0) < view.threshold
+    if not low or view.step - first.step < _PATIENCE:
+        return None
+    top, dominant = float(reading.detail["top_share"] or 0), _dominant(reading, _TOP_SHARE)
+    from_start = min(top, float(first.detail["top_share"] or 0)) > dominant
+    fell = reading.value < FALLEN * first.value
+    if not (from_start or fell or top > dominant):
+        return None
+    is_spread = top <= _MASSIVE and int(reading.detail["features"] or 1) >= _SMALL_GROUP
+    return Severity.WARNING if from_start or (fell and is_spread) else Severity.INFO
+
+
+def _dominant(reading: Reading, share: float) -> float:
+    """The share of the variance above which one feature dominates; among few features each has more."""
+    return min(0.9, max(share, 3 / int(reading.detail["features"] or 1)))
 
 
 def _advise_gain(case: Case) -> Advice:

@@ -12,6 +12,7 @@ import collections
 import functools
 import random
 import types
+import weakref
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -42,6 +43,7 @@ _BOXES = (list, set, collections.deque, bytearray, np.ndarray)
 _BUILTINS = (collections.OrderedDict, dict, list, set, collections.deque, bytearray)
 _NAMED = (int, float, list, dict, set, Tensor)
 _SKIPPED = frozenset({"_trainer", "_fabric", "trainer"})
+_TABLES = frozenset({"_parameters", "_buffers"})
 _DEPTH = 4
 
 
@@ -128,7 +130,7 @@ class State:
                 is_same = key in now and key in old and now[key] is old[key]
                 if key == "training" or is_same:
                     continue
-                pins.append(Pin("item", held, key, old.get(key, _ABSENT), f"{path}.{key}"))
+                pins.append(Pin("item", held, key, old.get(key, _ABSENT), _inside(path, key)))
             if list(now) != list(old):
                 kind.clear(held)
                 now = {}
@@ -162,10 +164,21 @@ class State:
         self._dicts.append((attributes, _items(attributes), path))
         self._seen.add(id(attributes))
         for key, value in list(dict.items(attributes)):
-            if key not in _SKIPPED:
-                self._walk(value, f"{path}.{key}" if path else key, depth + 1)
+            if key in _TABLES and isinstance(owner, nn.Module):
+                self._walk_items(value, path, depth + 1)
+            elif key not in _SKIPPED:
+                self._walk(value, _inside(path, key), depth + 1)
+
+    def _walk_items(self, table: dict[str, Any], path: str, depth: int) -> None:
+        """Parameters and buffers, as if they were the attributes that they are to the user."""
+        self._seen.add(id(table))
+        self._dicts.append((table, _items(table), path))
+        for key, value in list(table.items()):
+            self._walk(value, _inside(path, key), depth + 1)
 
     def _walk(self, value: Any, path: str, depth: int) -> None:
+        if type(value) in weakref.ProxyTypes:  # may be dead, and its object is somebody else's
+            return
         if isinstance(value, types.FunctionType) and id(value) not in self._seen and _is_users(value):
             self._seen.add(id(value))
             self._function(value, path)
@@ -273,6 +286,10 @@ _ABSENT = object()
 def _is_users(kind: Any) -> bool:
     """Whether a class or function is of no library that is known to keep no state of a model's."""
     return str(kind.__module__).partition(".")[0] not in _NOT_OURS
+
+
+def _inside(path: str, key: Any) -> str:
+    return f"{path}.{key}" if path else str(key)
 
 
 def _builtin(container: Any) -> Any:

@@ -20,7 +20,8 @@ class Disagreement(Statistic):
         rows: [] rows.
         mismatch: [] sum over rows of the share of pairs of masks with different largest outputs.
         spread: [] sum over entries of the variance over masks.
-        variance: [] sum over entries of the squared deviation, over rows, of the mean over masks.
+        mean: [classes] mean over rows and masks.
+        m2: [classes] sum over rows of the squared deviation of the mean over masks.
         masks: [] masks.
     """
 
@@ -28,7 +29,8 @@ class Disagreement(Statistic):
     rows: Tensor
     mismatch: Tensor
     spread: Tensor
-    variance: Tensor
+    mean: Tensor
+    m2: Tensor
     masks: Tensor
 
     @classmethod
@@ -45,25 +47,35 @@ class Disagreement(Statistic):
         for mask in range(k):
             votes.scatter_add_(1, chosen[mask].unsqueeze(1), torch.ones(rows, 1, device=x.device))
         agreeing = (votes * (votes - 1)).sum(1) / max(1, k * (k - 1))
-        mean = x.mean(0)
+        average = x.mean(0)
+        mean = average.double().sum(0) / max(1, rows)
         return cls(
             rows=torch.tensor(rows),
             mismatch=(1 - agreeing).double().sum(),
-            spread=(x - mean).square().double().sum() / max(1, k - 1),
-            variance=(mean - mean.mean(0)).square().double().sum(),
+            spread=(x - average).square().double().sum() / max(1, k - 1),
+            mean=mean,
+            m2=(average.double() - mean).square().sum(0),
             masks=torch.tensor(k),
         )
 
     def merge(self, other: Self) -> Self:
-        """Sums add; replays of other rows, with as many masks."""
+        """Sums add, squared deviations by the rule of Chan et al.; replays of other rows, with as many masks."""
         self._check(other)
+        rows = self.rows + other.rows
+        total, delta = rows.clamp(min=1), other.mean - self.mean
         return type(self)(
-            self.rows + other.rows,
-            self.mismatch + other.mismatch,
-            self.spread + other.spread,
-            self.variance + other.variance,
-            self.masks,
+            rows=rows,
+            mismatch=self.mismatch + other.mismatch,
+            spread=self.spread + other.spread,
+            mean=self.mean + delta * other.rows / total,
+            m2=self.m2 + other.m2 + delta.square() * self.rows * other.rows / total,
+            masks=self.masks,
         )
+
+    @property
+    def variance(self) -> Tensor:
+        """[] sum over entries of the squared deviation, over rows, of the mean over masks."""
+        return self.m2.sum()
 
     @property
     def rate(self) -> float:

@@ -233,10 +233,11 @@ def test_one_row_is_replayed_whole() -> None:
 @pytest.mark.parametrize(
     ("whole_s", "part_s", "limit_s", "rows"),
     [
-        (2.0, 1.2, 4.0, 50),  # fits
-        (2.0, 1.2, 1.0, 25),  # 0.04 s a row, nothing besides: 1.0 / 0.04
-        (3.0, 2.2, 2.0, 25),  # 0.04 s a row on top of 1.0
-        (3.0, 2.2, 0.5, 8),  # not even one row: at least eight
+        (4.0, 2.75, 5.0, 50),  # fits
+        (4.0, 2.75, 2.0, 18),  # 1/16 s a row on top of 7/8: (2 - 7/8) * 16
+        (4.0, 2.75, 0.5, 14),  # below what calls cost by themselves: rows may cost as much again
+        (3.125, 1.875, 1.0, 16),  # 1/16 s a row and nothing besides
+        (3.125, 1.875, 0.25, 8),  # at least eight
         (1.0, 1.0, 0.5, 50),  # rows cost nothing: fewer would not help
     ],
 )
