@@ -209,6 +209,7 @@ def _order(findings: list[Finding], history: History) -> tuple[Finding, ...]:
             key=lambda f: (
                 not f.is_active,
                 -f.severity.rank,
+                not RULES[f.rule].is_of_run,
                 -len(f.related),
                 f.first_step,
                 _first_depth(f.layers, history),

@@ -50,11 +50,12 @@ class Monitor:
 
     Example:
         >>> import torch, nndiag
+        >>> x = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
         >>> model = torch.nn.Linear(4, 2)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         >>> with nndiag.Monitor(model, optimizer=optimizer, console=False) as monitor:
         ...     for _ in range(4):
-        ...         loss = model(torch.ones(8, 4)).square().mean()
+        ...         loss = model(x).square().mean()
         ...         loss.backward(); optimizer.step(); optimizer.zero_grad()
         ...         monitor.step(loss)
         >>> monitor.report.status

@@ -161,9 +161,8 @@ class Case:
         """The layers in words: "fc1", "fc1 and fc2", "fc1 and 3 more layers"."""
         if not self.layers:
             return "the run"
-        if len(self.layers) <= 2:
-            return " and ".join(self.layers)
-        return f"{self.layers[0]} and {len(self.layers) - 1} more layers"
+        names = [layer or "the model" for layer in self.layers]
+        return " and ".join(names) if len(names) <= 2 else f"{names[0]} and {len(names) - 1} more layers"
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from nndiag.findings import Scalar, worst
 from nndiag.guard import Guard
 from nndiag.measures import MEASURES, Need
 from nndiag.observe.observers import Observers
-from nndiag.observe.schedule import Budget, Schedule
+from nndiag.observe.schedule import START_UP, Budget, Schedule
 from nndiag.options import MonitorOptions
 from nndiag.report import Report
 from nndiag.sinks import Sink
@@ -143,31 +143,37 @@ class Session:
                     only=parameters,
                     gradients=gradients,
                     scale=scale,
+                    idle=[p for group in groups if _is_at_rest(group) for p in group["params"]],
                 )
             self._updated = True
 
     def end_batch(self, loss: Tensor | float | None = None, labels: Tensor | None = None) -> Update | None:
         """A training batch has ended; returns what the visit brought, if this was one."""
         with self._charged(self._step):
-            if self._is_visit or self.schedule.is_counted(self._step):
-                self.guard.call("the labels", self.observers.note_labels, labels)
-            if self._updated:
-                self._look()
-                self._last_step = self._step
-                self.guard.call("the loss", self._watch_loss, loss)
-                if self._is_visit:
-                    self.guard.call("the weights", self.observers.read_updates)
-            self.release()
-            if not (self._is_visit and self._updated):
-                return None
-            self._is_visit = False
-            update = self.guard.call("the diagnosis", self._diagnose, loss, labels)
-            if update is None:
-                return None
-            self.latest = update
-            for sink in self.sinks:
-                self.guard.call(type(sink).__name__, sink.write, update)
-            return self.latest
+            update = self._end_batch(loss, labels)
+        is_regular = update is not None and self._step > max(START_UP)
+        if is_regular and not self.schedule.is_visit(self._step + 1, self.budget.stride):
+            self.budget.settle()
+        return update
+
+    def _end_batch(self, loss: Tensor | float | None, labels: Tensor | None) -> Update | None:
+        if self._updated:
+            self._look()
+            self._last_step = self._step
+            self.guard.call("the loss", self._watch_loss, loss)
+            if self._is_visit:
+                self.guard.call("the weights", self.observers.read_updates)
+        self.release()
+        if not (self._is_visit and self._updated):
+            return None
+        self._is_visit = False
+        update = self.guard.call("the diagnosis", self._diagnose, loss, labels)
+        if update is None:
+            return None
+        self.latest = update
+        for sink in self.sinks:
+            self.guard.call(type(sink).__name__, sink.write, update)
+        return self.latest
 
     def _look(self) -> None:
         """The probe's turn, once a step: certify what was recorded; at a visit, replay it."""
@@ -232,6 +238,7 @@ class Session:
         if self._first_bad is not None and int(self._first_bad) < _NEVER:
             facts["first_non_finite_loss"] = int(self._first_bad)
         facts |= {f"not in the optimizer: {layer}": True for layer in self.observers.updates.unowned}
+        facts |= {f"learning rate 0: {layer}": True for layer in self.observers.updates.idle}
         refusal = self.observers.refusal
         if refusal is not None:
             facts["probe_refused"] = refusal
@@ -292,6 +299,12 @@ def _settings_of(groups: Sequence[Mapping[str, Any]]) -> dict[str, Scalar]:
         if values:
             found[name] = max(values)
     return found
+
+
+def _is_at_rest(group: Mapping[str, Any]) -> bool:
+    """Whether an optimizer's group has a learning rate of 0."""
+    rate = group.get("lr")
+    return _is_on_host(rate) and float(rate) == 0  # type: ignore[arg-type]
 
 
 def _is_on_host(value: object) -> bool:

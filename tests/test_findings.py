@@ -34,20 +34,19 @@ def reading(**changes: Any) -> Reading:
 
 def finding(**changes: Any) -> Finding:
     fields: dict[str, Any] = {
-
-            "rule": "ND201",
-            "name": "saturated-activation",
-            "measure": "saturation",
-            "severity": Severity.WARNING
-        ,
-
-            "layers": ("fc1", "fc2"),
-            "first_step": 1,
-            "last_clean_step": 0,
-            "last_step": 5,
-            "status": "active"
-        ,
-        "value": 0.8, "threshold": 0.7, "message": "Seen.", "recommendation": "Do.",
+        "rule": "ND201",
+        "name": "saturated-activation",
+        "measure": "saturation",
+        "severity": Severity.WARNING,
+        "layers": ("fc1", "fc2"),
+        "first_step": 1,
+        "last_clean_step": 0,
+        "last_step": 5,
+        "status": "active",
+        "value": 0.8,
+        "threshold": 0.7,
+        "message": "Seen.",
+        "recommendation": "Do.",
     }
     return Finding(**(fields | changes))
 
@@ -173,7 +172,8 @@ def test_plain_values():
         "e": [-math.inf, "x", 10**40],
     }
     assert plain(nested) == {
-        "a": [1, 2.5, "nan"], "3": {"b": None, "c": True, "d": "info"},
+        "a": [1, 2.5, "nan"],
+        "3": {"b": None, "c": True, "d": "info"},
         "e": ["-inf", "x", 10**40],
     }
     json.dumps(plain(nested), allow_nan=False)

@@ -368,6 +368,7 @@ RULES = (
         judge=_judge_likeness,
         advise=_advise_likeness,
         threshold=3.0,
+        is_of_run=True,
         explains=("ND401", "ND402", "ND403", "ND404"),
     ),
     Rule(

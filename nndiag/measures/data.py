@@ -146,7 +146,10 @@ MEASURE = Measure(
             threshold=3.0,
             persistence="at once",
             is_of_run=True,
-            explains=("ND201", "ND202", "ND311", "ND312", "ND313", "ND101", "ND102", "ND602", "ND603"),
+            explains=(
+                *("ND101", "ND102", "ND201", "ND202", "ND203", "ND311", "ND312", "ND313"),
+                *("ND601", "ND602", "ND603", "ND604"),
+            ),
         ),
     ),
     worst={"input_scale": "far from one"},

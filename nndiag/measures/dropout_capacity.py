@@ -62,7 +62,7 @@ def _read_dropout(now: Snapshot, info: LayerInfo) -> Iterator[Reading | Coverage
     if use is None:
         yield CoverageEntry(info.name, _NAME, "not observed", _why(now, info))
         return
-    yield from _read_mode(now, info)
+    yield from _read_mode(now, info, use)
     spectrum = now.get(info.name, "input", "probe", "spectrum")
     if use.rate == 0 or not isinstance(spectrum, Spectrum):
         why = "p is 0" if use.rate == 0 else _why(now, info)
@@ -123,23 +123,27 @@ def _behind(now: Snapshot, info: LayerInfo) -> int:
 
 
 def _acts_on_output(now: Snapshot, info: LayerInfo) -> bool:
-    """Whether nothing with weights comes after it: then it is the network's output that is dropped."""
+    """Whether it reads the output layer and nothing with parameters comes after it."""
+    source = now.layers.get(info.source or "")
     rest = [each for each in now.layers.values() if each.depth > info.depth]
-    has_output = any(each.is_output for each in now.layers.values())
-    return has_output and not any(each.role in ("weight", "recurrent", "attention") for each in rest)
+    is_last = not any(each.role in ("weight", "recurrent", "attention", "norm") for each in rest)
+    return source is not None and source.is_output and is_last
 
 
-def _read_mode(now: Snapshot, info: LayerInfo) -> Iterator[Reading]:
-    """Masks in evaluation, and their absence in training."""
+def _read_mode(now: Snapshot, info: LayerInfo, use: DropoutUse) -> Iterator[Reading]:
+    """How it is set; masks in evaluation, and their absence in training."""
+    yield Reading(_NAME, "drop_probability", info.name, now.step, use.rate, n=int(use.calls))
     evaluated = now.get(info.name, "input", "probe", "dropout_use")
     trained = now.get(info.name, "input", "stream", "dropout_use")
     if isinstance(evaluated, DropoutUse) and evaluated.rate > 0:
         share = int(evaluated.active) / int(evaluated.calls)
         yield Reading(_NAME, "active_in_eval", info.name, now.step, share, detail={"p": evaluated.rate})
     if isinstance(trained, DropoutUse) and trained.rate > 0:
+        own = info.role != "dropout" and info.kind != "scaled_dot_product_attention"
         upstream = any(
-            each.trainable and each.role in ("weight", "recurrent", "attention") and each.depth < info.depth
+            each.trainable and each.role in ("weight", "recurrent", "attention")
             for each in now.layers.values()
+            if each.depth < info.depth or (own and each is info)
         )
         share = 1 - int(trained.active) / int(trained.calls)
         detail: dict[str, Scalar] = {"p": trained.rate, "trainable_before": upstream}
@@ -151,7 +155,7 @@ def _read_fused(now: Snapshot, info: LayerInfo) -> Iterator[Reading | CoverageEn
     if use is None or not int(use.fused):
         yield CoverageEntry(info.name, _NAME, "not applicable", "no dropout of its own was seen")
         return
-    yield from _read_mode(now, info)
+    yield from _read_mode(now, info, use)
     why = (
         f"masks are drawn inside a fused kernel (p = {use.rate:g}): neither they nor their input can be seen"
     )

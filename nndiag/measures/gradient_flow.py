@@ -45,7 +45,7 @@ def read(visit: Visit) -> Iterator[Reading | CoverageEntry]:
         if info.name not in flows:
             yield _why_not(now, info)
     yield from _read_network(now, flows)
-    yield from _read_finite(now, flows)
+    yield from _read_finite(visit, flows)
 
 
 def _flows(now: Snapshot) -> dict[str, _Flow]:
@@ -101,9 +101,10 @@ def _read_updates(now: Snapshot, flow: _Flow) -> Iterator[Reading]:
     if finite:
         name = max(finite, key=lambda each: finite[each])
         sampled = int(flow.updates[name].sampled)
-        yield Reading(
-            *(_NAME, "update_ratio", flow.layer, now.step, finite[name]), n=sampled, detail={"of": name}
-        )
+        reached = [float(flow.updates[each].largest) for each in finite]
+        known = [value for value in reached if math.isfinite(value)]
+        facts: dict[str, Scalar] = {"of": name, "largest_so_far": max(known, default=None)}
+        yield Reading(*(_NAME, "update_ratio", flow.layer, now.step, finite[name]), n=sampled, detail=facts)
     if flow.updates:
         resting = [
             name
@@ -112,6 +113,7 @@ def _read_updates(now: Snapshot, flow: _Flow) -> Iterator[Reading]:
         ]
         detail: dict[str, Scalar] = {"resting": "|".join(resting), "lr": now.facts.get("lr")}
         detail["owned"] = now.facts.get(f"not in the optimizer: {flow.layer}") is None
+        detail["idle"] = now.facts.get(f"learning rate 0: {flow.layer}") is not None
         share = len(resting) / len(flow.updates)
         yield Reading(_NAME, "resting_share", flow.layer, now.step, share, detail=detail)
 
@@ -158,16 +160,23 @@ def _saliency(now: Snapshot, info: LayerInfo, flow: _Flow | None) -> float | Non
     return statistics.median(values) if values else None
 
 
-def _read_finite(now: Snapshot, flows: dict[str, _Flow]) -> Iterator[Reading]:
-    """Whether a loss or a gradient was NaN or infinite, and where that began."""
-    step = now.facts.get("first_non_finite_loss")
+def _read_finite(visit: Visit, flows: dict[str, _Flow]) -> Iterator[Reading]:
+    """Whether the loss or a gradient is NaN or infinite, or was since the visit before, and where that began.
+
+    A layer is named only at the step where it began: one step later every number is non-finite.
+    """
+    now, step, loss = visit.now, visit.now.facts.get("first_non_finite_loss"), visit.now.facts.get("loss")
     blind = [
         flow.layer for flow in flows.values() if any(int(p.non_finite) for p in flow.parameters.values())
     ]
-    is_bad = step is not None or bool(blind)
+    before = visit.previous.step if visit.previous is not None else -1
+    is_new = step is not None and int(step) > before
+    is_over = isinstance(loss, float) and math.isfinite(loss)
+    is_bad = bool(blind) or is_new or (step is not None and not is_over)
     ranks = {name: place for place, name in enumerate(now.layers)}
     detail: dict[str, Scalar] = {"first_step": step if step is not None else now.step if blind else None}
-    detail["layer"] = _first_bad_output(now) or _last_bad_gradient(flows, blind, ranks)
+    is_here = detail["first_step"] == now.step
+    detail["layer"] = (_first_bad_output(now) or _last_bad_gradient(flows, blind, ranks)) if is_here else None
     detail["gradients"] = len(blind)
     yield Reading(_NAME, "non_finite", None, now.step, float(is_bad), detail=detail)
 

@@ -22,11 +22,14 @@ STILL_BAD = 0.25
 SPIKE = 100.0
 """A gradient norm this many times its own median is an explosion."""
 
-FIRST_STEP = 1.0
-"""|dW| / |W| of the first step above which nothing of the initial weights is left."""
+WHOLE = 1.0
+"""|dW| / |W| of one step above which nothing of the initial weights is left."""
 
 LEARNS = 0.5
-"""A loss that has fallen by this share says that the network learns, whatever its first step was."""
+"""A loss that has fallen by this share says that the network learns, whatever its steps were."""
+
+FADED = 1e-2
+"""Share of its first norm below which a gradient has faded."""
 
 TINY_STEP = 1e-5
 """|dW| / |W| below which a step is too small to matter within a run."""
@@ -46,7 +49,7 @@ def _is_bad(view: View) -> bool:
 def _judge_vanishing(view: View) -> Verdict | None:
     """ND601: saliency in the first quarter of depth is below a thousandth of that in the last."""
     ratio = view.now("saliency_ratio")
-    if ratio is None or ratio.value >= view.threshold:
+    if ratio is None or not ratio.value < view.threshold:
         return None
     severity = Severity.WARNING if _is_bad(view) else Severity.INFO
     places = tuple(str(ratio.detail["first_layers"]).split("|"))
@@ -92,34 +95,48 @@ def _losses(view: View) -> dict[str, Scalar]:
 def _judge_update(view: View) -> Verdict | Abstention | None:
     """ND603: a step changes a weight matrix by more than a tenth; or hardly at all while the loss is bad.
 
-    A first step larger than the weights themselves throws the initialization away, and counts for as long as the
-    network has not learned in spite of it.
+    A step larger than the weights themselves throws the initialization away, and counts for as long as the network
+    has not learned in spite of it. Where gradients have faded, small steps are not the learning rate's doing.
     """
     reading, first, fell = view.now("update_ratio"), view.first("update_ratio"), view.loss_fell()
     if reading is None or first is None:
         return None
     if view.step < GRACE:
         return ABSTAIN
-    if first.step == 0 and first.value > FIRST_STEP and fell is not None and not fell >= LEARNS:
-        reading = first
+    ratio, largest, lr = reading.value, float(reading.detail["largest_so_far"] or 0.0), view.run("lr")
+    if first.step == 0 and largest > WHOLE and fell is not None and not fell >= LEARNS:
+        ratio = largest
     elif view.step < SETTLED:
         return ABSTAIN
-    lr = view.run("lr")
-    evidence: dict[str, Scalar] = {"update_ratio": reading.value, "parameter": reading.detail["of"]}
+    evidence: dict[str, Scalar] = {"update_ratio": ratio, "parameter": reading.detail["of"]}
     evidence |= {"lr": lr.last.value if lr else None} | _losses(view)
-    if reading.value > view.threshold:
-        return Verdict(Severity.WARNING, reading.value, evidence)
+    if ratio > view.threshold:
+        return Verdict(Severity.WARNING, ratio, evidence)
     is_warm = lr is None or lr.last.value >= 0.5 * max(r.value for r in (lr.first, *lr.recent))
-    if 0 < reading.value < TINY_STEP and is_warm and _is_bad(view):
-        return Verdict(Severity.INFO, reading.value, evidence)
+    if 0 < ratio < TINY_STEP and is_warm and _is_bad(view) and not _has_faded(view):
+        return Verdict(Severity.INFO, ratio, evidence, is_harmless=True)
     return None
 
 
-def _judge_finite(view: View) -> Verdict | None:
-    """ND604: the loss or a gradient was NaN or infinite."""
-    reading = view.now("non_finite")
-    if reading is None or reading.value <= view.threshold:
+def _has_faded(view: View) -> bool:
+    """Whether a layer's gradient is a small part of what it was at the first visit."""
+    norm = view.series("gradient_norm")
+    return norm is not None and norm.last.value < FADED * norm.first.value
+
+
+def _judge_finite(view: View) -> Verdict | Abstention | None:
+    """ND604: the loss or a gradient was NaN or infinite; what was seen when that began stands."""
+    series = view.series("non_finite")
+    if series is None or series.last.step != view.step or series.last.value <= view.threshold:
         return None
+    reading = series.last
+    for earlier in reversed(list(series.recent)[:-1]):
+        if earlier.value <= view.threshold:
+            break
+        reading = earlier
+    else:
+        if len(series.recent) > 1:
+            return ABSTAIN  # older than what is kept
     evidence: dict[str, Scalar] = dict(reading.detail)
     loss = view.run("loss")
     if loss is not None:
@@ -172,8 +189,9 @@ def _judge_resting(view: View) -> Verdict | Abstention | None:
         return None
     detail = series.last.detail
     evidence: dict[str, Scalar] = {"parameters": ", ".join(sorted(always)), "visits": len(seen)}
-    evidence |= {"in_optimizer": detail["owned"], "lr": detail["lr"]}
-    lost = bool(detail["owned"]) and bool(detail["lr"])
+    evidence["in_optimizer"] = detail["owned"]
+    evidence["lr"] = 0.0 if detail["idle"] else detail["lr"]
+    lost = bool(detail["owned"]) and bool(evidence["lr"])
     return Verdict(Severity.WARNING if lost else Severity.INFO, series.last.value, evidence)
 
 
@@ -217,8 +235,8 @@ def _advise_update(case: Case) -> Advice:
         )
     factor = ratio / 1e-2
     what = (
-        f"The first step changed {case.where} by {ratio:.1f} times its norm: nothing of its initial weights is left."
-        if ratio > FIRST_STEP
+        f"A step changed {case.where} by {ratio:.1f} times its norm: nothing of its initial weights is left."
+        if ratio > WHOLE
         else f"Every step changes {case.where} by {ratio:.0%} of its norm: it cannot settle."
     )
     return Advice(
@@ -278,6 +296,7 @@ RULES = (
         advise=_advise_vanishing,
         threshold=1e-3,
         lower_is_worse=True,
+        explains=("ND603",),
     ),
     Rule(
         id="ND602",
@@ -301,7 +320,22 @@ RULES = (
         advise=_advise_update,
         threshold=0.1,
         is_of_run=True,
-        explains=("ND101", "ND201", "ND202", "ND604"),
+        explains=(
+            *(
+                "ND101",
+                "ND102",
+                "ND201",
+                "ND202",
+                "ND203",
+                "ND311",
+                "ND312",
+                "ND406",
+                "ND601",
+                "ND602",
+                "ND604",
+            ),
+            "ND605",
+        ),
     ),
     Rule(
         id="ND604",
@@ -313,7 +347,23 @@ RULES = (
         advise=_advise_finite,
         threshold=0.0,
         persistence="at once",
-        explains=("ND602", "ND603", "ND605", "ND606"),
+        is_of_run=True,
+        explains=(
+            *(
+                "ND101",
+                "ND102",
+                "ND201",
+                "ND202",
+                "ND203",
+                "ND304",
+                "ND311",
+                "ND312",
+                "ND401",
+                "ND402",
+                "ND403",
+            ),
+            *("ND404", "ND406", "ND408", "ND410", "ND601", "ND602", "ND603", "ND605", "ND606"),
+        ),
     ),
     Rule(
         id="ND605",

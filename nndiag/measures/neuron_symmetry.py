@@ -25,7 +25,7 @@ from nndiag.functional import (
 )
 from nndiag.layers import LayerInfo
 from nndiag.measures.base import Measure, Need, Visit
-from nndiag.rules import Advice, Case, Rule, Verdict, View
+from nndiag.rules import ABSTAIN, Abstention, Advice, Case, Rule, Verdict, View
 from nndiag.snapshot import Gap, Snapshot
 from nndiag.statistics import Moments, RowSignature, WeightLaw
 
@@ -33,6 +33,9 @@ _NAME = "neuron_symmetry"
 
 VERDICT_AGE = 2
 """Updates before duplicated units are judged."""
+
+STUCK_AGE = 12
+"""Updates before less than half of a layer is called stuck."""
 
 EXACT_AGE = 16
 """Updates after which clones are only equal up to the order of summation."""
@@ -87,7 +90,7 @@ def _read_layer(
     worst = max(symmetry_index((s.exact if is_early else s.loose).numpy()).index for s in signatures)
     yield Reading(_NAME, "symmetry_index", info.name, now.step, worst, 1 / units, units)
     if now.source == "live" and VERDICT_AGE <= age <= EXACT_AGE:
-        yield from _read_fate(now, info, signatures)
+        yield from _read_fate(now, info, signatures, age)
     elif now.source == "live" and age < VERDICT_AGE:
         yield CoverageEntry(info.name, _NAME, "not observed", "judged after two updates")
     if visit.is_first and now.source == "live":
@@ -97,7 +100,7 @@ def _read_layer(
 
 
 def _read_fate(
-    now: Snapshot, info: LayerInfo, signatures: list[RowSignature]
+    now: Snapshot, info: LayerInfo, signatures: list[RowSignature], age: int
 ) -> Iterator[Reading | CoverageEntry]:
     """What gradients make of duplicated units."""
     if _has_diverged(now, info):
@@ -110,7 +113,7 @@ def _read_fate(
         return
     verdicts = [judge_units(s.exact.numpy(), s.joint.numpy(), s.gradient_norms.numpy()) for s in known]
     total = UnitVerdict(*(sum(getattr(v, name) for v in verdicts) for name in UnitVerdict.__slots__))
-    detail: dict[str, Scalar] = {name: getattr(total, name) for name in UnitVerdict.__slots__}
+    detail: dict[str, Scalar] = {name: getattr(total, name) for name in UnitVerdict.__slots__} | {"age": age}
     for name in ("locked", "stuck", "healing"):
         share = getattr(total, name) / total.units
         yield Reading(
@@ -175,7 +178,11 @@ def _judge_locked(view: View) -> Verdict | None:
     return _judge_fate(view, "locked")
 
 
-def _judge_stuck(view: View) -> Verdict | None:
+def _judge_stuck(view: View) -> Verdict | Abstention | None:
+    """ND302: a few rows of zeros may wait some batches for their first gradient, behind units that are off."""
+    stuck = view.series("stuck_share")
+    if stuck is not None and stuck.last.value < 0.5 and int(stuck.last.detail["age"] or 0) < STUCK_AGE:
+        return ABSTAIN
     return _judge_fate(view, "stuck")
 
 
@@ -187,7 +194,7 @@ def _judge_fate(view: View, fate: str) -> Verdict | None:
     if distinct.value == 1.0:
         return None
     reading = past.last
-    evidence: dict[str, Scalar] = dict(reading.detail)
+    evidence: dict[str, Scalar] = {k: v for k, v in reading.detail.items() if k != "age"}
     evidence |= {"distinct": distinct.detail.get("distinct"), "judged_at_step": reading.step}
     severity = Severity.CRITICAL if reading.value >= 0.5 else Severity.WARNING
     return Verdict(severity, reading.value, evidence)

@@ -161,13 +161,19 @@ class Observers:
         return outputs
 
     def read_weights(
-        self, *, first: bool, only: Sequence[Tensor] | None, gradients: bool, scale: float
+        self,
+        *,
+        first: bool,
+        only: Sequence[Tensor] | None,
+        gradients: bool,
+        scale: float,
+        idle: Sequence[Tensor] = (),
     ) -> None:
         """Signatures and sizes of parameters and gradients, as they are now."""
         seen = self.weights.read(first=first, only=only, gradients=gradients, skip=self._seen.statistics)
         self._seen.absorb(seen)
         if Need.PARAMETER_FLOW in self._needs:
-            self._seen.absorb(self.updates.before(only=only, scale=scale, gradients=gradients))
+            self._seen.absorb(self.updates.before(only=only, scale=scale, gradients=gradients, idle=idle))
         if Need.NORM_STATE in self._needs:
             self._seen.absorb(self.norms.read())
 

@@ -103,7 +103,10 @@ class Budget:
         """Books the time spent at one step."""
         if step <= max(START_UP):
             self.start_up_s += seconds
-            return
-        self.spent_s += seconds
+        else:
+            self.spent_s += seconds
+
+    def settle(self) -> None:
+        """After a regular visit: looks half as often from now on, if the visits so far took too long."""
         if self.max_overhead is not None and self.share > self.max_overhead:
             self.stride *= 2

@@ -43,6 +43,7 @@ _BOXES = (list, set, collections.deque, bytearray, np.ndarray)
 _BUILTINS = (collections.OrderedDict, dict, list, set, collections.deque, bytearray)
 _NAMED = (int, float, list, dict, set, Tensor)
 _SKIPPED = frozenset({"_trainer", "_fabric", "trainer"})
+_PLAIN = frozenset({bool, int, float, str, type(None)})
 _TABLES = frozenset({"_parameters", "_buffers"})
 _DEPTH = 4
 
@@ -125,7 +126,10 @@ class State:
 
     def _restore_dicts(self, pins: list[Pin]) -> None:
         for held, old, path in self._dicts:
-            kind, now = _builtin(held), _items(held)
+            now = _items(held)
+            if _identical(now, old):
+                continue
+            kind = _builtin(held)
             for key in {**now, **old}:
                 is_same = key in now and key in old and now[key] is old[key]
                 if key == "training" or is_same:
@@ -164,7 +168,7 @@ class State:
         self._dicts.append((attributes, _items(attributes), path))
         self._seen.add(id(attributes))
         for key, value in list(dict.items(attributes)):
-            if key in _TABLES and isinstance(owner, nn.Module):
+            if key in _TABLES and isinstance(owner, nn.Module) and isinstance(value, dict):
                 self._walk_items(value, path, depth + 1)
             elif key not in _SKIPPED:
                 self._walk(value, _inside(path, key), depth + 1)
@@ -177,17 +181,18 @@ class State:
             self._walk(value, _inside(path, key), depth + 1)
 
     def _walk(self, value: Any, path: str, depth: int) -> None:
-        if type(value) in weakref.ProxyTypes:  # may be dead, and its object is somebody else's
+        kind = type(value)
+        if kind in _PLAIN or kind in weakref.ProxyTypes:  # a proxy may be dead, and what it stands for is another's
             return
-        if isinstance(value, types.FunctionType) and id(value) not in self._seen and _is_users(value):
+        if kind is types.FunctionType and id(value) not in self._seen and _is_users(value):
             self._seen.add(id(value))
             self._function(value, path)
-        if isinstance(value, types.MethodType):
+        if kind is types.MethodType:
             value = value.__self__
-        if isinstance(value, ATOMS) or id(value) in self._seen or depth > _DEPTH:
+            kind = type(value)
+        if id(value) in self._seen or depth > _DEPTH or isinstance(value, ATOMS):
             return
         self._seen.add(id(value))
-        kind = type(value)
         is_users = _is_users(kind)
         if isinstance(value, Tensor):
             self._tensor(value, path)
@@ -299,7 +304,19 @@ def _builtin(container: Any) -> Any:
 
 def _items(held: Any) -> dict[Any, Any]:
     """What a dictionary holds, in its own order, past any method of a subclass."""
+    if type(held) is dict:
+        return held.copy()
+    if not dict.__len__(held):  # the many hook tables of every module
+        return {}
     return {key: dict.__getitem__(held, key) for key in _builtin(held).__iter__(held)}
+
+
+def _identical(now: dict[Any, Any], old: dict[Any, Any]) -> bool:
+    """Whether two dictionaries hold the same objects in the same order."""
+    if len(now) != len(old):
+        return False
+    pairs = zip(now.items(), old.items(), strict=True)
+    return all(key is before and value is held for (key, value), (before, held) in pairs)
 
 
 def _content(box: Any) -> Any:

@@ -123,7 +123,9 @@ class Tape:
         self.leaves = {numbers[number]: leaf for number, leaf in self.leaves.items()}
         self.live = {numbers[n]: place for n, place in self.live.items() if n in numbers}
         self.views = {
-            numbers[n]: view._replace(base=numbers[view.base]) for n, view in self.views.items() if n in numbers
+            numbers[n]: view._replace(base=numbers[view.base])
+            for n, view in self.views.items()
+            if n in numbers
         }
 
     def _with_bases(self, numbers: set[int]) -> set[int]:

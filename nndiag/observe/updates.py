@@ -28,9 +28,16 @@ class UpdatesObserver:
         self._held: dict[Key, tuple[Tensor, Tensor]] = {}
         self._read: set[Key] = set()
         self._owned: set[int] = set()
+        self._idle: set[int] = set()
+        self._largest: dict[Key, Tensor] = {}
 
     def before(
-        self, *, only: Sequence[Tensor] | None = None, scale: float = 1.0, gradients: bool = True
+        self,
+        *,
+        only: Sequence[Tensor] | None = None,
+        scale: float = 1.0,
+        gradients: bool = True,
+        idle: Sequence[Tensor] = (),
     ) -> Observation:
         """Norms of parameters and gradients before an update; holds a sample of each parameter.
 
@@ -39,8 +46,10 @@ class UpdatesObserver:
                 parameters are read at its own step; those of none, with the first.
             scale: By which gradients are multiplied at present (a loss scaler's).
             gradients: Whether gradients are of this step.
+            idle: Those of ``only`` whose learning rate is 0 at present.
         """
         seen = Observation()
+        self._idle = (self._idle - {id(tensor) for tensor in only or ()}) | {id(tensor) for tensor in idle}
         updated = None if only is None else {id(tensor) for tensor in only}
         self._owned |= updated or set()
         for layer, name, parameter in self._parameters():
@@ -69,7 +78,8 @@ class UpdatesObserver:
         for key, (sample, parameter) in held.items():
             now = strided_sample(parameter.detach(), _SAMPLE)
             if now.shape == sample.shape:
-                seen.statistics[key] = UpdateSize.of(sample, now)
+                update = UpdateSize.of(sample, now, self._largest.get(key))
+                seen.statistics[key], self._largest[key] = update, update.largest
         return seen
 
     @property
@@ -78,6 +88,11 @@ class UpdatesObserver:
         return (
             [layer for layer, _, p in self._parameters() if id(p) not in self._owned] if self._owned else []
         )
+
+    @property
+    def idle(self) -> list[str]:
+        """Layers with a trainable parameter whose learning rate was 0 when its optimizer last stepped."""
+        return [layer for layer, _, p in self._parameters() if id(p) in self._idle] if self._idle else []
 
     def forget(self) -> None:
         """Lets go of what is held, for a step that did not end."""

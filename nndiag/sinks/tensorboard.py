@@ -61,9 +61,12 @@ class TensorBoardSink:
         self._critical = critical
 
     def close(self, report: Report) -> None:
-        """Flushes the writer; closes it if it was opened here."""
+        """Writes the report as it ended, and flushes the writer; closes it if it was opened here."""
         if self._writer is None:
             return
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        compat.write_summary(self._writer, Summary(value=[_text(report.to_markdown())]), self._step + 1)
         self._writer.flush()
         if self._open is not None:
             self._writer.close()
@@ -73,7 +76,7 @@ class TensorBoardSink:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in self._scalars(update)]
-        if update.changed:
+        if update.changed or self._step < 0:
             report = Report(update.findings, update.readings, update.coverage, {"last_step": update.step})
             values.append(_text(report.to_markdown()))
         values += [_histogram(tag, histogram) for tag, histogram in _histograms(update)]

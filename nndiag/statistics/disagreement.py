@@ -38,9 +38,10 @@ class Disagreement(Statistic):
         """Compares the outputs of K replays.
 
         Args:
-            outputs: K tensors [..., classes].
+            outputs: K tensors [..., classes]; NaN and infinite entries count as zero.
         """
         x = torch.stack([output.detach().float().flatten(0, -2) for output in outputs])
+        x = x.nan_to_num(0.0, 0.0, 0.0)
         k, rows, classes = x.shape
         votes = torch.zeros(rows, classes, device=x.device)
         chosen = x.argmax(-1)

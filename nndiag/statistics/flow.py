@@ -98,26 +98,33 @@ class UpdateSize(Statistic):
         change: [] norm of the difference.
         weight: [] norm before the step.
         sampled: [] entries compared.
+        largest: [] largest |dW| / |W| of this and earlier looks; NaN once a parameter was seen at zero, where
+            every step is infinitely large.
     """
 
     name: ClassVar[str] = "update"
     change: Tensor
     weight: Tensor
     sampled: Tensor
+    largest: Tensor
 
     @classmethod
-    def of(cls, before: Tensor, after: Tensor) -> Self:
+    def of(cls, before: Tensor, after: Tensor, largest: Tensor | None = None) -> Self:
         """Compares two equally drawn samples.
 
         Args:
             before: [m] entries before the step.
             after: [m] the same entries after it.
+            largest: [] as far as known from earlier looks.
         """
         old, new = _float(before), _float(after)
+        change, weight = torch.linalg.vector_norm(new - old), torch.linalg.vector_norm(old)
+        ratio = torch.where(weight > 0, change / weight, torch.nan)
         return cls(
-            change=torch.linalg.vector_norm(new - old),
-            weight=torch.linalg.vector_norm(old),
+            change=change,
+            weight=weight,
             sampled=torch.tensor(old.numel(), device=old.device),
+            largest=ratio if largest is None else torch.maximum(ratio, largest.to(ratio.device)),
         )
 
     def merge(self, other: Self) -> Self:

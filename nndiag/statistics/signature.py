@@ -21,6 +21,7 @@ JOINT = 1e-5
 """Relative distance of equal gradients."""
 
 MAX_COSINE_UNITS = 1024
+_DIRECTIONS = 6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -147,29 +148,45 @@ def _leading_sign(rows: Tensor) -> Tensor:
 def _classes(rows: Tensor, tolerance: Tensor) -> Tensor:
     """[n] class labels of equal rows; only rows with a near neighbor leave the device.
 
-    Equal rows have equal projections. Rows are projected on one fixed direction where they live; where no two
-    sorted projections are within the tolerance, all rows are distinct and nothing else is computed.
+    Equal rows have equal projections. Rows are projected on a few fixed directions where they live; where no two
+    projections are within the tolerance, all rows are distinct and nothing else is computed.
     """
     generator = torch.Generator().manual_seed(0)
-    direction = torch.randn(rows.shape[1], generator=generator, dtype=rows.dtype)
-    direction = (direction / direction.norm()).to(rows.device)
-    projections = (rows @ direction).double().cpu()
+    directions = torch.randn(rows.shape[1], _DIRECTIONS, generator=generator, dtype=rows.dtype)
+    directions = (directions / directions.norm(dim=0)).to(rows.device)
+    projections = (rows @ directions).double().cpu()
     limit = max(float(tolerance), 0.0)
     # Rounding of the projection itself must not part equal rows.
-    slack = limit + 1e-5 * float(projections.abs().max())
-    order = projections.argsort()
-    near = projections[order].diff() <= slack
-    suspects = torch.zeros(len(rows), dtype=torch.bool)
-    suspects[order[:-1][near]] = True
-    suspects[order[1:][near]] = True
+    where = _near(projections, limit + 1e-5 * float(projections.abs().max()))
     labels = torch.arange(len(rows))
-    where = suspects.nonzero().flatten()
     if len(where):
         part = rows[where.to(rows.device)].double().cpu().numpy()
         found = torch.from_numpy(equal_rows(part, limit))
         labels[where] = len(rows) + found
     inverse: Tensor = torch.unique(labels, return_inverse=True)[1]
     return inverse
+
+
+def _near(points: Tensor, reach: float) -> Tensor:
+    """Places of the points [n, k] with a neighbor within ``reach`` along each axis.
+
+    Along one axis that is soon said. In a wide layer all points have some neighbor there; a search tree then looks at
+    all axes together, unless the layer is one of copies, where no search is needed.
+    """
+    order = points[:, 0].argsort()
+    close = points[order, 0].diff() <= reach
+    suspects = torch.zeros(len(points), dtype=torch.bool)
+    suspects[order[:-1][close]] = True
+    suspects[order[1:][close]] = True
+    where = suspects.nonzero().flatten()
+    spread = float(points[:, 0].max() - points[:, 0].min()) if len(points) else 0.0
+    if len(where) < 2 or spread <= reach:
+        return where
+    from scipy.spatial import cKDTree
+
+    chosen = points[where].numpy()
+    distances = cKDTree(chosen).query(chosen, k=2, p=torch.inf, distance_upper_bound=1.01 * reach + 1e-300)[0]
+    return where[torch.from_numpy(distances[:, 1]).isfinite()]
 
 
 def _most_alike(rows: Tensor) -> tuple[Tensor, int]:

@@ -210,7 +210,7 @@ TRAPS = {
     "lstm": Trap(Recurrent),
     "unused rows of an embedding": Trap(Bag, lambda: bags(STEPS)),
     "sparse ReLU": Trap(
-        lambda: nn.Sequential(nn.Linear(64, 128), Shifted(2.0), nn.ReLU(), nn.Linear(128, 10)),
+        lambda: nn.Sequential(nn.Linear(64, 128), Shifted(1.2), nn.ReLU(), nn.Linear(128, 10)),
         lambda: batches(STEPS, 128),
     ),
     "class-specific units": Trap(Experts, lambda: batches(STEPS, 128)),

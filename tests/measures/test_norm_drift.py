@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -12,10 +13,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from .runs import Batch, Run, batches, prototypes, watch
+from nndiag.options import MonitorOptions
+from nndiag.session import Session
 
-STEPS = 210
-"""Until the second experiment after the longest wait, with a visit burst every 10 steps."""
+from .runs import Batch, Run, batches, classify, prototypes
+
+STEPS = 202
+"""Until the second experiment after the longest wait."""
+
+SHORT = 62
+"""Until the first experiment after the wait of momentum 0.1."""
 
 
 def perceptron(norm: Callable[[int], nn.Module] = nn.BatchNorm1d, width: int = 32) -> nn.Sequential:
@@ -28,12 +35,35 @@ def perceptron(norm: Callable[[int], nn.Module] = nn.BatchNorm1d, width: int = 3
     )
 
 
-def train(model: nn.Module, data: list[Any], **options: Any) -> Run:
-    """With only this measure, on its usual cadence."""
-    lr = options.pop("lr", 0.05)
-    settings = {"measures": ["norm_drift"], "every_n_train_steps": 50, "layers": None} | options
-    settings.setdefault("optimizer", torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9))
-    return watch(model, data, **settings)
+def train(
+    model: nn.Module,
+    data: list[Any],
+    *,
+    loss_of: Callable[[nn.Module, Any], Tensor] = classify,
+    optimizer: torch.optim.Optimizer | None = None,
+    lr: float = 0.05,
+    **options: Any,
+) -> Run:
+    """With this measure only, on the cadence of a run of unknown length: start-up visits, then every 50 steps."""
+    optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
+    plain = {"measures": ["norm_drift"], "max_overhead": None, "console": False, "strict": True}
+    session, updates = Session(model, MonitorOptions.checked(**plain | options)), []
+    for step, batch in enumerate(data):
+        session.begin_batch(step)
+        session.open_window(glue=False)
+        loss = loss_of(model, batch)
+        optimizer.zero_grad()
+        loss.backward()
+        session.before_update(optimizer=optimizer)
+        optimizer.step()
+        updates.append(session.end_batch(loss, batch[1] if isinstance(batch, tuple) else None))
+    return Run(model, [update for update in updates if update is not None], session.close())
+
+
+@functools.cache
+def healthy() -> Run:
+    """A run in which nothing is wrong."""
+    return train(perceptron(), batches(STEPS))
 
 
 @torch.no_grad()
@@ -77,7 +107,7 @@ def brightened(steps: int) -> list[Batch]:
 
 
 def test_healthy_batch_normalization_is_silent_and_measured() -> None:
-    run = train(perceptron(), batches(STEPS))
+    run = healthy()
     assert run.alarms() == []
     assert score(run.model) > 0.95
     for layer in ("1", "4"):
@@ -108,7 +138,7 @@ def test_slow_momentum_and_its_repair() -> None:
     refresh(model)
     assert score(model) > 0.95 > sick + 0.1
     model[1].momentum = model[4].momentum = 0.1
-    after = train(model, batches(STEPS), lr=1e-4)
+    after = train(model, batches(SHORT), lr=1e-4)
     assert after.alarms() == []
 
 
@@ -123,22 +153,22 @@ def refresh(model: nn.Module) -> None:
         model(x)
 
 
-@pytest.mark.parametrize("momentum", [0.1, 0.01, 1e-3])
-def test_running_statistics_are_not_judged_before_they_could_be_right(momentum: float) -> None:
+@pytest.mark.parametrize(("momentum", "first"), [(0.5, 16), (0.1, 61), (0.01, 101), (1e-4, 101)])
+def test_running_statistics_are_not_judged_before_they_could_be_right(momentum: float, first: int) -> None:
+    """After min(ln(0.01) / ln(1 - momentum), 100) steps, at the next experiment."""
     model = perceptron(lambda width: nn.BatchNorm1d(width, momentum=momentum))
-    run = train(model, batches(STEPS))
-    judged = [u.step for u in run.updates for r in u.readings if r.name == "running_distance"]
-    assert min(judged) >= min(math.ceil(math.log(0.01) / math.log(1 - momentum)), 100)
+    run = train(model, batches(first + 1))
+    assert [u.step for u in run.updates for r in u.readings if r.name == "running_distance"] == [first] * 2
 
 
 def test_pretrained_statistics_on_other_data() -> None:
     model = perceptron(lambda width: nn.BatchNorm1d(width, momentum=0.01))
-    train(model, batches(60))
+    train(model, batches(SHORT))
     for norm in (model[1], model[4]):
         norm.num_batches_tracked.fill_(10_000)
     run = train(model, [(3 * x + 2, y) for x, y in batches(70)], lr=1e-3)
     assert run.findings()["ND402"].severity == "warning"
-    assert run.findings()["ND402"].layer == "1"
+    assert "1" in run.findings()["ND402"].layers
 
 
 def test_two_samples_a_batch() -> None:
@@ -169,7 +199,7 @@ def test_one_class_a_batch() -> None:
     assert found.evidence["classes_in_a_batch"] == 1.0
     assert run.reading("input_icc", None).value > 0.15
     assert {f.rule for f in run.findings().values() if f.severity != "info"} == {"ND405"}
-    assert score(run.model) < 0.8 < score(train(perceptron(), batches(STEPS)).model)
+    assert score(run.model) < 0.8 < score(healthy().model)
 
 
 def test_one_class_a_batch_without_labels() -> None:
@@ -179,7 +209,7 @@ def test_one_class_a_batch_without_labels() -> None:
 
 
 def test_one_class_a_batch_without_batch_statistics_is_a_note() -> None:
-    run = train(perceptron(nn.LayerNorm), one_class_each(60))
+    run = train(perceptron(nn.LayerNorm), one_class_each(SHORT))
     assert run.findings()["ND405"].severity == "info"
     assert run.alarms() == []
 
@@ -205,7 +235,7 @@ def test_batches_of_unequal_size(sizes: tuple[int, ...]) -> None:
     model = nn.Sequential(nn.Unflatten(1, (4, 16)), nn.BatchNorm1d(4), nn.Flatten(), nn.Linear(64, 10))
     data = [
         (x[: sizes[step % len(sizes)]], y[: sizes[step % len(sizes)]])
-        for step, (x, y) in enumerate(batches(80))
+        for step, (x, y) in enumerate(batches(SHORT))
     ]
     run = train(model, data, lr=0.01)
     assert run.alarms() == []
@@ -215,7 +245,7 @@ def test_gain_that_starts_at_zero_and_leaves_it() -> None:
     model = perceptron()
     nn.init.zeros_(model[1].weight)
     nn.init.ones_(model[1].bias)
-    run = train(model, batches(60))
+    run = train(model, batches(SHORT))
     assert run.reading("constant_share", "1", 0).value == 1.0
     assert "ND406" not in run.findings()
 
@@ -224,7 +254,7 @@ def test_gain_that_stays_zero() -> None:
     model = perceptron()
     nn.init.zeros_(model[1].weight).requires_grad_(False)
     nn.init.ones_(model[1].bias)
-    run = train(model, batches(60))
+    run = train(model, batches(SHORT))
     found = run.findings()["ND406"]
     assert (found.severity, found.layer) == ("warning", "1")
     assert found.evidence["constant"] == found.evidence["channels"] == 32
@@ -233,14 +263,14 @@ def test_gain_that_stays_zero() -> None:
 def test_a_few_constant_inputs_are_a_note() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.BatchNorm1d(64), nn.Linear(64, 10))
-    run = train(model, [(x * (torch.arange(64) > 3), y) for x, y in batches(60)])
+    run = train(model, [(x * (torch.arange(64) > 3), y) for x, y in batches(SHORT)])
     found = run.findings()["ND406"]
     assert (found.severity, found.evidence["which"]) == ("info", "0, 1, 2, 3")
     assert run.alarms() == []
 
 
 def test_momentum_zero() -> None:
-    run = train(perceptron(lambda width: nn.BatchNorm1d(width, momentum=0.0)), batches(60))
+    run = train(perceptron(lambda width: nn.BatchNorm1d(width, momentum=0.0)), batches(SHORT))
     found = run.findings()["ND407"]
     assert found.severity == "warning"
     assert found.evidence["fault"] == "momentum 0"
@@ -248,23 +278,21 @@ def test_momentum_zero() -> None:
 
 
 def test_buffers_that_never_change() -> None:
-    """Somebody puts the buffers back after each step."""
-    model = perceptron()
-    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    """Training runs on copies of the buffers."""
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
-        value = F.cross_entropy(model(batch[0]), batch[1])
-        model.load_state_dict(before, strict=False)
-        return value
+        buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        own = dict(model.named_parameters())
+        return F.cross_entropy(torch.func.functional_call(model, own | buffers, (batch[0],)), batch[1])
 
-    found = train(model, batches(60), loss_of=loss).findings()["ND407"]
+    found = train(perceptron(), batches(SHORT), loss_of=loss).findings()["ND407"]
     assert (found.severity, found.evidence["fault"]) == ("warning", "never updated")
 
 
 def backbone() -> nn.Sequential:
     """A trained network with all but its last layer frozen; its normalization in training mode."""
     model = perceptron()
-    train(model, batches(60))
+    train(model, batches(SHORT))
     model[:6].requires_grad_(False)
     return model
 
@@ -277,7 +305,7 @@ def freeze(model: nn.Sequential) -> nn.Sequential:
 
 def test_frozen_backbone_is_silent_also_on_other_data() -> None:
     model = freeze(backbone())
-    data = [(2 * x + 1, y) for x, y in batches(STEPS)]
+    data = [(2 * x + 1, y) for x, y in batches(SHORT)]
     run = train(model, data, optimizer=torch.optim.SGD(model[6].parameters(), lr=0.05))
     assert run.findings() == {}
     assert "batch_z2" not in {r.name for r in run.report.readings}
@@ -286,12 +314,12 @@ def test_frozen_backbone_is_silent_also_on_other_data() -> None:
 
 def test_frozen_backbone_whose_buffers_move() -> None:
     model = backbone()
-    data = [(2 * x + 1, y) for x, y in batches(60)]
+    data = [(2 * x + 1, y) for x, y in batches(SHORT)]
     run = train(model, data, optimizer=torch.optim.SGD(model[6].parameters(), lr=0.05))
     found = run.findings()["ND407"]
     assert (found.severity, found.evidence["fault"]) == ("warning", "moves while frozen")
     same = backbone()
-    run = train(same, batches(60), optimizer=torch.optim.SGD(same[6].parameters(), lr=0.05))
+    run = train(same, batches(SHORT), optimizer=torch.optim.SGD(same[6].parameters(), lr=0.05))
     assert run.findings()["ND407"].severity == "info"
     assert run.alarms() == []
 
@@ -306,13 +334,13 @@ def test_backbone_unfrozen_by_train() -> None:
         return F.cross_entropy(model(2 * batch[0] + 1), batch[1])
 
     optimizer = torch.optim.SGD(model[6].parameters(), lr=0.05)
-    found = train(model, batches(60), loss_of=loss, optimizer=optimizer).findings()["ND407"]
+    found = train(model, batches(SHORT), loss_of=loss, optimizer=optimizer).findings()["ND407"]
     assert (found.severity, found.evidence["fault"]) == ("warning", "unfrozen")
     assert found.first_step >= 19
 
 
 def test_eval_mode_from_the_start_is_a_note() -> None:
-    run = train(freeze(perceptron()), batches(60))
+    run = train(freeze(perceptron()), batches(SHORT))
     found = run.findings()["ND407"]
     assert (found.severity, found.evidence["fault"]) == ("info", "evaluates its initial values")
 
@@ -334,12 +362,12 @@ class Checkpointed(nn.Module):
 
 
 def test_recomputation_updates_twice() -> None:
-    run = train(Checkpointed(True), batches(60))
+    run = train(Checkpointed(True), batches(SHORT))
     found = run.findings()["ND407"]
     assert (found.severity, found.evidence["fault"], found.layer) == ("info", "updated twice", "body.1")
     assert found.evidence["updates_per_batch"] == 2.0
     assert run.alarms() == []
-    assert "ND407" not in train(Checkpointed(False), batches(60)).findings()
+    assert "ND407" not in train(Checkpointed(False), batches(SHORT)).findings()
 
 
 SCALE = torch.tensor([300.0, 0.3, 3.0, 1.0, 10.0, 0.5, 2.0, 5.0])
@@ -360,7 +388,7 @@ def price(model: nn.Module, batch: Batch) -> Tensor:
     ("scale", "offset", "severity"),
     [
         (SCALE, OFFSET, "critical"),
-        (SCALE, 0 * OFFSET, "warning"),
+        (SCALE, 0 * OFFSET, "unlike"),
         (torch.ones(8), 30 * OFFSET.sign().cumsum(0), "critical"),
         (torch.ones(8), torch.zeros(8), None),
     ],
@@ -374,7 +402,9 @@ def test_layer_norm_on_a_table(
     model = nn.Sequential(norm(8), nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 1))
     run = train(model, table(scale, offset), loss_of=price, lr=0.01)
     found = run.findings().get("ND408")
-    assert (found.severity if found else None) == severity
+    # Centering hands the large column on to the others; without it they are small indeed.
+    expected = {"unlike": "warning" if norm is nn.LayerNorm else "critical"}.get(str(severity), severity)
+    assert (found.severity if found else None) == expected
     if found is not None:
         assert found.layer == "0"
         assert found.first_step == 0
@@ -386,7 +416,7 @@ def test_rare_inputs_do_not_count_as_small() -> None:
     torch.manual_seed(0)
     keep = torch.rand(60, 64, 64, generator=torch.Generator().manual_seed(5)) < torch.linspace(0.01, 1, 64)
     model = nn.Sequential(nn.LayerNorm(64), nn.Linear(64, 10))
-    run = train(model, [(x * mask, y) for (x, y), mask in zip(batches(60), keep, strict=True)])
+    run = train(model, [(x * mask, y) for (x, y), mask in zip(batches(SHORT), keep, strict=True)])
     assert "ND408" not in run.findings()
 
 
@@ -394,9 +424,9 @@ def test_effective_rate_of_scale_invariant_weights() -> None:
     def rate(decay: float, lr: float) -> Run:
         model = perceptron()
         optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=decay)
-        return train(model, batches(60), optimizer=optimizer)
+        return train(model, batches(SHORT), optimizer=optimizer)
 
-    fast = rate(0.0, 0.5)
+    fast = rate(0.0, 2.0)
     found = fast.findings()["ND409"]
     assert set(found.layers) <= {"0", "3"}
     assert found.severity == "info"
@@ -405,7 +435,7 @@ def test_effective_rate_of_scale_invariant_weights() -> None:
     assert fast.reading("effective_rate", "0").value == pytest.approx(
         float(first.square().sum() / weight.square().sum()), rel=0.15
     )
-    assert "ND409" not in rate(1e-2, 0.5).findings()
+    assert "ND409" not in rate(1e-2, 2.0).findings()
     assert "ND409" not in rate(0.0, 1e-3).findings()
 
 
@@ -429,7 +459,7 @@ def test_both_forms_of_weight_norm(form: str) -> None:
 def test_eps_larger_than_the_variance(size: float, expected: str | None) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.LayerNorm(64), nn.Linear(64, 10))
-    run = train(model, [(size * x, y) for x, y in batches(60)])
+    run = train(model, [(size * x, y) for x, y in batches(SHORT)])
     found = run.findings().get("ND410")
     assert (found.severity if found else None) == expected
     if found is not None:
@@ -488,7 +518,7 @@ def test_features_are_found_in_every_kind(body: Callable[..., nn.Module], layer:
     ids=["no affine", "no statistics", "group", "layer", "behind dropout"],
 )
 def test_healthy_settings_are_silent(norm: Callable[[int], nn.Module], size: int) -> None:
-    run = train(perceptron(norm), batches(STEPS, size), lr=0.01)
+    run = train(perceptron(norm), batches(102, size), lr=0.01)
     assert run.alarms() == []
 
 

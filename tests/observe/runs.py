@@ -13,9 +13,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch._dynamo  # its first use replaces functions of torch
+from families.outcome import (
+    Outcome,
+    Surroundings,
+    differing,
+    flatten,
+    hook_counts,
+    model_state,
+    random_streams,
+)
 from torch import Tensor, nn
 
-from families.outcome import Outcome, Surroundings, differing, flatten, hook_counts, model_state, random_streams
 from nndiag.observe import schedule
 from nndiag.observe.probe import Probe
 from nndiag.options import MonitorOptions
@@ -23,7 +31,7 @@ from nndiag.session import Session
 
 from .cases import BATCH, CLASSES, FEATURES, STACKED, Case
 
-STEPS = 5
+STEPS = 4
 
 
 class Run(NamedTuple):

@@ -12,7 +12,7 @@ from nndiag.observe.certificate import Digest, compare
 from nndiag.observe.watch import Call
 from nndiag.statistics import Rows
 
-from .cases import network
+from .programs import network
 from .recordings import Clock, draw, probe_of
 
 FIRST = Rows(0, 1, "sample")
@@ -97,7 +97,9 @@ def test_square_mask_is_not_cut() -> None:
         mask = nn.Transformer.generate_square_subsequent_mask(8)
         model(x, src_mask=mask)
 
-    probe = probe_of(network(lambda m, x, src_mask: m.block(x, src_mask), block=block), [draw(8, 8, 4)], step, samples=8)
+    probe = probe_of(
+        network(lambda m, x, src_mask: m.block(x, src_mask), block=block), [draw(8, 8, 4)], step, samples=8
+    )
     assert probe.rows("block.linear1") == FIRST
     assert probe.n == 8
 
@@ -166,9 +168,7 @@ def test_mixed_samples_are_not_certified(build: Any) -> None:
 
 def test_position_within_the_batch_is_noticed() -> None:
     """The first samples would behave alike: the subset is a reversed one."""
-    model = network(
-        lambda m, x: m.last(x) * torch.arange(1, len(x) + 1).view(-1, 1), last=nn.Linear(4, 2)
-    )
+    model = network(lambda m, x: m.last(x) * torch.arange(1, len(x) + 1).view(-1, 1), last=nn.Linear(4, 2))
     assert probe_of(model, [draw(10, 4)], samples=10).whole
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
-from .cases import BATCH, CASES, STACKED, Case
-from .runs import Run, bare, changes, differing, run
+from .cases import CASES, Case
+from .runs import Run, bare, changes, run
 
 WATCHED: dict[Case, Run] = {}
 

@@ -14,7 +14,6 @@ from torch import Tensor
 from nndiag.observe import certificate, probe, recorder, sandbox, state
 from nndiag.observe.barrier import WriteBarrier
 from nndiag.observe.certificate import Certificate
-from nndiag.observe.probe import Probe
 from nndiag.observe.recorder import Ledger
 from nndiag.observe.state import Pin, State
 from nndiag.observe.tape import Tape
@@ -37,7 +36,11 @@ def is_as_stated(case: Case) -> bool:
     """Whether the probe makes of it what the table says."""
     found = run(case, watched=True).probe
     rows = None if found.whole else found.n
-    return (found.refusal is None, rows, set(found.stale)) == (case.refused is None, case.rows, set(case.stale))
+    return (found.refusal is None, rows, set(found.stale)) == (
+        case.refused is None,
+        case.rows,
+        set(case.stale),
+    )
 
 
 def is_repeatable(case: Case) -> bool:
@@ -161,7 +164,6 @@ def no_scan(patch: Patch) -> None:
     patch.setattr(State, "__init__", blind)
 
 
-
 def calls_only(patch: Patch) -> None:
     """Glue that is not recorded leaves inputs frozen."""
     patch.setattr(recorder.Recorder, "_record_glue", lambda self: None)
@@ -187,7 +189,14 @@ MUTANTS = (
     Mutant(
         no_pins,
         is_repeatable,
-        ("counter", "containers", "carried state", "closure", "momentum encoder and queue", "metric in forward"),
+        (
+            "counter",
+            "containers",
+            "carried state",
+            "closure",
+            "momentum encoder and queue",
+            "metric in forward",
+        ),
     ),
     Mutant(subclasses_by_their_own_methods, is_as_stated, ("dictionary of classes",)),
     Mutant(equal_is_the_same, is_exact, ("two names for a list",)),

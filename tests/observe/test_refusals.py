@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from nndiag import compat
 
-from .cases import Case, network, perceptron
-from .runs import changes, run
+from .cases import Case
+from .programs import network, perceptron
+from .runs import STEPS, changes, run
 
 DEEP = 6
 """Levels of nesting below which state is not looked for."""
@@ -85,7 +86,7 @@ def late(m: Any, x: Tensor) -> Tensor:
     """Begins to write something new once it was trained for a while."""
     if m.training:
         m.steps += 1
-    elif m.steps > 2:
+    elif m.steps > 1:
         m.best = m.steps
     return m.net(x)
 
@@ -139,7 +140,9 @@ REFUSALS = (
         dense(lambda m, x: m.net(x) * (1 + 0.01 * next(m.numbers)), numbers=itertools.count),
         refused="unrestorable-state",
     ),
-    Case("another change each time", dense(renaming, seen=dict, numbers=buried), refused="unrestorable-state"),
+    Case(
+        "another change each time", dense(renaming, seen=dict, numbers=buried), refused="unrestorable-state"
+    ),
     Case("evaluation fails", dense(failing), refused="replay-raised"),
     Case("no memory", dense(exhausting), refused="too-large"),
     Case("talks to other processes", dense(gathering), refused="collective-in-forward"),
@@ -209,7 +212,7 @@ def test_transient_refusals_are_tried_again() -> None:
 
     def step(m: Any, x: Tensor, y: Tensor) -> Tensor:
         steps.append(1)
-        return F.cross_entropy(m([x] if len(steps) % 5 != 1 else iter([x])), y)
+        return F.cross_entropy(m([x] if len(steps) % STEPS != 1 else iter([x])), y)
 
     case = Case("transient", dense(lambda m, xs: sum(map(m.net, xs))), step)
     watched = run(case, watched=True)

@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families.outcome import Outcome, Surroundings, differing, flatten, hook_counts, model_state, random_streams
+from families.outcome import (
+    Outcome,
+    Surroundings,
+    differing,
+    flatten,
+    hook_counts,
+    model_state,
+    random_streams,
+)
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 

@@ -57,9 +57,13 @@ def test_budget_doubles_the_stride_only_when_regular_visits_cost_too_much():
     assert budget.start_up_s == 9.0
     clock.now = 109.0
     budget.charge(100, 2.0)
+    budget.settle()
     assert budget.stride == 1
     assert budget.share == pytest.approx(0.02)
     budget.charge(101, 2.0)
+    budget.charge(102, 0.0)
+    assert budget.stride == 1, "thinned by visits, not by each time that is booked"
+    budget.settle()
     assert budget.stride == 2
 
 
@@ -68,6 +72,7 @@ def test_no_limit_never_thins():
     budget = Budget(None, clock)
     clock.now = 1.0
     budget.charge(100, 1.0)
+    budget.settle()
     assert budget.stride == 1
     assert budget.share == 1.0
 

@@ -138,7 +138,9 @@ def test_changes_are_found_and_put_back(place: Any, find: Any, make: Any, change
 
 
 def test_untouched_state_is_no_change() -> None:
-    model = model_with(a=[1], b={"x": Note(k=np.zeros(2))}, c=torch.full((2,), torch.nan), d=np.array([np.nan]))
+    model = model_with(
+        a=[1], b={"x": Note(k=np.zeros(2))}, c=torch.full((2,), torch.nan), d=np.array([np.nan])
+    )
     assert State(model, parameters=True).restore() == ([], [])
 
 

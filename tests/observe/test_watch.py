@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from nndiag.observe.watch import Call, Watch, canonical_name
 
-from .cases import network
+from .programs import network
 from .recordings import draw
 
 

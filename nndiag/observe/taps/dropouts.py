@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from torch import nn
+from torch import Tensor, nn
 
 from nndiag.layers import LayerInfo
 from nndiag.measures import Need
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 _BOTH: frozenset[Observer] = frozenset(("probe", "stream"))
 
+_UNBATCHED = {"dropout1d": 2, "dropout2d": -1, "dropout3d": 4, "featurealphadropout": -1}
+"""Dropouts of whole channels, and the number of axes from which their input is a single sample."""
+
 
 def _read_dropout(reader: TapReader, call: Call, info: LayerInfo, output: None) -> None:
     setting = _setting(call)
@@ -28,9 +32,29 @@ def _read_dropout(reader: TapReader, call: Call, info: LayerInfo, output: None) 
     reader.file(info.name, "input", "dropout_use", DropoutUse.of(p, active=active))
     tensor = first_tensor((call.args, call.kwargs))
     if reader.observer == "probe" and p > 0 and tensor is not None:
-        x = reader.canonical(call.key, info, "input", tensor)
+        placed = replace(info, unit_axis=_unit_axis(reader, info, tensor))
+        x = reader.canonical(call.key, placed, "input", tensor)
         if x is not None:
             reader.file(info.name, "input", "spectrum", Spectrum.of(x))
+
+
+def _unit_axis(reader: TapReader, info: LayerInfo, tensor: Tensor) -> int:
+    """Where the units are: the channels that are dropped as a whole, else where the newest layer put its own.
+
+    Behind a pooling, for one, the layer that a dropout reads is not known by its tensor.
+    """
+    kind = info.kind.lower().replace("_", "")
+    if kind in _UNBATCHED:
+        return 0 if tensor.dim() == _UNBATCHED[kind] else 1
+    if info.source is not None:
+        return info.unit_axis
+    ahead = [
+        each
+        for each in reader.wiring.layers.values()
+        if each.depth < info.depth and each.role in ("weight", "norm")
+    ]
+    axis = max(ahead, key=lambda each: each.depth).unit_axis if ahead else -1
+    return axis if -tensor.dim() <= axis < tensor.dim() and tensor.dim() > 2 else -1
 
 
 def _setting(call: Call) -> tuple[float, bool] | None:

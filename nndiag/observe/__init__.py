@@ -1,0 +1,1 @@
+"""The three ways to look at a live model: the probe, the stream, the weights."""
