@@ -157,6 +157,8 @@ class Session:
         return update
 
     def _end_batch(self, loss: Tensor | float | None, labels: Tensor | None) -> Update | None:
+        if self._is_visit or self.schedule.is_counted(self._step):
+            self.guard.call("the labels", self.observers.note_labels, labels)
         if self._updated:
             self._look()
             self._last_step = self._step

@@ -98,22 +98,24 @@ def _read_capacity(now: Snapshot, info: LayerInfo, p: float, spectrum: Spectrum)
     curve: dict[str, Scalar] = {
         f"at p={each:g}": round(left, 3) for each, left in what_if(values, GRID).items()
     }
-    facts = detail | curve | {"upper": upper_end(dof, rows), "separable": int(spectrum.samples) > 1}
+    facts = detail | curve | {"upper": upper_end(dof, rows), "positions": int(spectrum.positions)}
+    facts["separable"] = int(spectrum.samples) > 1
     error = upper_end(dof, rows) - dof
     yield Reading(_NAME, "effective_dof", info.name, now.step, dof, error, rows, None, facts)
 
 
 def upper_end(dof: float, rows: int) -> float:
-    """What d_eff may be at most, given that few samples make it too small.
+    """What d_eff may be at most, given that few samples make it too small: d / (1 - d / n).
 
     For 64 independent units at p = 0.5 (exactly 32), 32 samples give 18.3, 64 give 24.2, 128 give 28.0 and 1,024
-    give 31.5 on average: dividing by 1 - 0.75 d / n covers all of them.
+    give 31.5 on average. The spectrum of n samples acts like the true one under a larger penalty k, where
+    k (1 - d / n) = p / q; a penalty that is c times smaller raises d by c at most.
 
     Args:
         dof: d_eff as measured.
         rows: n samples.
     """
-    return dof / max(1e-9, 1 - 0.75 * dof / max(1, rows))
+    return dof / max(1e-9, 1 - dof / max(1, rows))
 
 
 def _behind(now: Snapshot, info: LayerInfo) -> int:

@@ -12,7 +12,10 @@ MAX_CLASSES = 64
 """Outputs up to which degrees of freedom are compared with classes."""
 
 NEAR_OUTPUT = 1
-"""Hidden layers that may lie between a judged dropout and the output layer: the rule was tried on these only."""
+"""Hidden layers that may lie between a judged dropout and the output layer: the rule was tried on these only.
+
+Nor is it judged where a sample has several positions: a readout that sees them all has more to go by.
+"""
 
 MIN_KEPT = 2.0
 """Units that must be kept on average, wherever the dropout stands."""
@@ -54,7 +57,7 @@ def _judge_capacity(view: View) -> Verdict | None:
 
 def _can_judge(detail: dict[str, Scalar] | object, classes: int, rows: int) -> bool:
     d = detail if isinstance(detail, dict) else {}
-    near = int(d["hidden_behind"] or 0) <= NEAR_OUTPUT
+    near = int(d["hidden_behind"] or 0) <= NEAR_OUTPUT and int(d["positions"] or 0) == 1
     return near and bool(d["separable"]) and classes <= MAX_CLASSES and rows >= 2 * (classes - 1)
 
 

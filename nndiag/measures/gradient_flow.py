@@ -26,6 +26,10 @@ from nndiag.statistics import Moments, ParameterFlow, UpdateSize
 _NAME = "gradient_flow"
 _MATRICES = ("weight", "recurrent", "attention")
 
+ROUNDING = 1e-6
+"""Share of the whole gradient's norm below which one is rounding error: that of a bias in front of a
+normalization, or of keys under softmax, is zero in truth."""
+
 
 class _Flow(NamedTuple):
     """All parameters of one layer at one visit."""
@@ -39,8 +43,9 @@ def read(visit: Visit) -> Iterator[Reading | CoverageEntry]:
     """Readings of every layer with trainable parameters, and of the network as a whole."""
     now = visit.now
     flows = _flows(now)
+    whole = math.hypot(*(p.gradient for flow in flows.values() for p in flow.parameters.values()))
     for flow in flows.values():
-        yield from _read_layer(now, flow)
+        yield from _read_layer(now, flow, whole)
     for info in now.layers.values():
         if info.name not in flows:
             yield _why_not(now, info)
@@ -69,7 +74,7 @@ def _why_not(now: Snapshot, info: LayerInfo) -> CoverageEntry:
     return CoverageEntry(info.name, _NAME, "not applicable", "no trainable parameters of its own")
 
 
-def _read_layer(now: Snapshot, flow: _Flow) -> Iterator[Reading]:
+def _read_layer(now: Snapshot, flow: _Flow, whole: float) -> Iterator[Reading]:
     gradient = math.hypot(*(p.gradient for p in flow.parameters.values()))
     entries = sum(int(p.entries) for p in flow.parameters.values())
     yield Reading(_NAME, "gradient_norm", flow.layer, now.step, gradient, n=entries)
@@ -81,7 +86,7 @@ def _read_layer(now: Snapshot, flow: _Flow) -> Iterator[Reading]:
         yield Reading(
             _NAME, "silent_share", flow.layer, now.step, quiet / max(1, entries), None, entries, None, detail
         )
-    yield from _read_updates(now, flow)
+    yield from _read_updates(now, flow, whole)
 
 
 def _called(now: Snapshot) -> set[str]:
@@ -90,7 +95,7 @@ def _called(now: Snapshot) -> set[str]:
     return seen | {now.layers[name].place for name in seen if name in now.layers}
 
 
-def _read_updates(now: Snapshot, flow: _Flow) -> Iterator[Reading]:
+def _read_updates(now: Snapshot, flow: _Flow, whole: float) -> Iterator[Reading]:
     """The largest step over a layer's matrices, and whether anything of the layer moved at all."""
     ratios = {
         name: update.ratio
@@ -109,7 +114,9 @@ def _read_updates(now: Snapshot, flow: _Flow) -> Iterator[Reading]:
         resting = [
             name
             for name, update in flow.updates.items()
-            if float(update.change) == 0 and name in flow.parameters and not flow.parameters[name].is_silent
+            if float(update.change) == 0
+            and name in flow.parameters
+            and flow.parameters[name].gradient > ROUNDING * whole
         ]
         detail: dict[str, Scalar] = {"resting": "|".join(resting), "lr": now.facts.get("lr")}
         detail["owned"] = now.facts.get(f"not in the optimizer: {flow.layer}") is None

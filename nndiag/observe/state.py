@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import operator
 import random
 import types
 import weakref
@@ -126,8 +127,11 @@ class State:
 
     def _restore_dicts(self, pins: list[Pin]) -> None:
         for held, old, path in self._dicts:
+            if not old and not dict.__len__(held):
+                continue
             now = _items(held)
-            if _identical(now, old):
+            has_same_keys = _identical(now, old)
+            if has_same_keys and _identical(now.values(), old.values()):
                 continue
             kind = _builtin(held)
             for key in {**now, **old}:
@@ -135,7 +139,7 @@ class State:
                 if key == "training" or is_same:
                     continue
                 pins.append(Pin("item", held, key, old.get(key, _ABSENT), _inside(path, key)))
-            if list(now) != list(old):
+            if not has_same_keys:
                 kind.clear(held)
                 now = {}
             for key, value in old.items():
@@ -182,7 +186,9 @@ class State:
 
     def _walk(self, value: Any, path: str, depth: int) -> None:
         kind = type(value)
-        if kind in _PLAIN or kind in weakref.ProxyTypes:  # a proxy may be dead, and what it stands for is another's
+        if (
+            kind in _PLAIN or kind in weakref.ProxyTypes
+        ):  # a proxy may be dead, and what it stands for is another's
             return
         if kind is types.FunctionType and id(value) not in self._seen and _is_users(value):
             self._seen.add(id(value))
@@ -311,12 +317,9 @@ def _items(held: Any) -> dict[Any, Any]:
     return {key: dict.__getitem__(held, key) for key in _builtin(held).__iter__(held)}
 
 
-def _identical(now: dict[Any, Any], old: dict[Any, Any]) -> bool:
-    """Whether two dictionaries hold the same objects in the same order."""
-    if len(now) != len(old):
-        return False
-    pairs = zip(now.items(), old.items(), strict=True)
-    return all(key is before and value is held for (key, value), (before, held) in pairs)
+def _identical(now: Collection[Any], old: Collection[Any]) -> bool:
+    """Whether two collections give the same objects in the same order; they need not be comparable."""
+    return len(now) == len(old) and all(map(operator.is_, now, old))
 
 
 def _content(box: Any) -> Any:
@@ -364,7 +367,7 @@ def _equal_boxes(box: Any, old: Any) -> bool:
         return False
     if isinstance(box, (set, bytearray)):
         return bool(now == old)
-    return all(a is b for a, b in zip(now, old, strict=True))
+    return _identical(now, old)
 
 
 def _fill(box: Any, old: Any) -> None:

@@ -64,9 +64,10 @@ class TensorBoardSink:
         """Writes the report as it ended, and flushes the writer; closes it if it was opened here."""
         if self._writer is None:
             return
-        from tensorboard.compat.proto.summary_pb2 import Summary
+        if report.readings:
+            from tensorboard.compat.proto.summary_pb2 import Summary
 
-        compat.write_summary(self._writer, Summary(value=[_text(report.to_markdown())]), self._step + 1)
+            compat.write_summary(self._writer, Summary(value=[_text(report.to_markdown())]), self._step + 1)
         self._writer.flush()
         if self._open is not None:
             self._writer.close()

@@ -72,6 +72,7 @@ class Spectrum(Statistic):
         gram: [m, m] with m the smaller of rows and units.
         rows: [] rows behind it, one position a sample.
         samples: [] independent samples; 1 where they could not be told apart.
+        positions: [] positions of a sample.
         units: [] units of the layer.
         alive: [] units that are not zero in every row.
         compared: [] units in the matrix, at most ``MAX_UNITS``.
@@ -81,6 +82,7 @@ class Spectrum(Statistic):
     gram: Tensor
     rows: Tensor
     samples: Tensor
+    positions: Tensor
     units: Tensor
     alive: Tensor
     compared: Tensor
@@ -108,6 +110,7 @@ class Spectrum(Statistic):
             gram=scaled @ scaled.T if scaled.shape[0] <= scaled.shape[1] else scaled.T @ scaled,
             rows=torch.tensor(len(rows)),
             samples=torch.tensor(samples),
+            positions=torch.tensor(positions),
             units=torch.tensor(units),
             alive=alive,
             compared=torch.tensor(chosen.shape[1]),

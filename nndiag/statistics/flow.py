@@ -98,8 +98,8 @@ class UpdateSize(Statistic):
         change: [] norm of the difference.
         weight: [] norm before the step.
         sampled: [] entries compared.
-        largest: [] largest |dW| / |W| of this and earlier looks; NaN once a parameter was seen at zero, where
-            every step is infinitely large.
+        largest: [] largest finite |dW| / |W| of this and earlier looks; NaN once a parameter was seen at zero,
+            where every step is infinitely large.
     """
 
     name: ClassVar[str] = "update"
@@ -119,7 +119,7 @@ class UpdateSize(Statistic):
         """
         old, new = _float(before), _float(after)
         change, weight = torch.linalg.vector_norm(new - old), torch.linalg.vector_norm(old)
-        ratio = torch.where(weight > 0, change / weight, torch.nan)
+        ratio = torch.where(weight == 0, torch.nan, (change / weight).nan_to_num(0.0, 0.0, 0.0))
         return cls(
             change=change,
             weight=weight,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -414,7 +413,7 @@ def test_layer_norm_on_a_table(
 
 def test_rare_inputs_do_not_count_as_small() -> None:
     torch.manual_seed(0)
-    keep = torch.rand(60, 64, 64, generator=torch.Generator().manual_seed(5)) < torch.linspace(0.01, 1, 64)
+    keep = torch.rand(SHORT, 64, 64, generator=torch.Generator().manual_seed(5)) < torch.linspace(0.01, 1, 64)
     model = nn.Sequential(nn.LayerNorm(64), nn.Linear(64, 10))
     run = train(model, [(x * mask, y) for (x, y), mask in zip(batches(SHORT), keep, strict=True)])
     assert "ND408" not in run.findings()
@@ -427,9 +426,7 @@ def test_effective_rate_of_scale_invariant_weights() -> None:
         return train(model, batches(SHORT), optimizer=optimizer)
 
     fast = rate(0.0, 2.0)
-    found = fast.findings()["ND409"]
-    assert set(found.layers) <= {"0", "3"}
-    assert found.severity == "info"
+    assert set(fast.findings()["ND409"].layers) <= {"0", "3"}
     weight = fast.model[0].weight.detach()  # type: ignore[index]
     first = perceptron()[0].weight.detach()
     assert fast.reading("effective_rate", "0").value == pytest.approx(

@@ -180,7 +180,9 @@ def _collect(
     losses: list[Tensor],
     before: Surroundings,
 ) -> Outcome:
-    outcome = model_state(model) | random_streams() | flatten(losses, "losses") | before.changes(model)
+    outcome = model_state(model) | random_streams() | flatten(losses, "losses")
+    # Attributes are compared by value below: the address of a number that is gone may be another's.
+    outcome |= {k: v for k, v in before.changes(model).items() if not k.startswith("changes/replaced")}
     outcome |= flatten({name: optimizer.state_dict() for name, optimizer in optimizers.items()}, "optimizers")
     outcome |= hook_counts(model, list(optimizers.values()))
     for name, module in model.named_modules():

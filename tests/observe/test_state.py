@@ -158,6 +158,18 @@ def test_order_of_an_ordered_dictionary() -> None:
     assert list(cache) == ["b", "a", "c"], "its links are whole"
 
 
+def test_keys_need_not_be_comparable() -> None:
+    """Two tensors are neither equal nor unequal."""
+    keys = torch.zeros(2), torch.zeros(2)
+    cache = {keys[0]: 1}
+    model = model_with(cache=cache)
+    state = State(model, parameters=False)
+    del cache[keys[0]]
+    cache[keys[1]] = 1
+    state.restore()
+    assert [key is keys[0] for key in cache] == [True]
+
+
 def test_attributes_come_and_go() -> None:
     model = model_with(kept=1)
     state = State(model, parameters=False)

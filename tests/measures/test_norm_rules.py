@@ -1,0 +1,244 @@
+"""Norm rules on made-up readings: severities, guards, and words that a person can act on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from nndiag.findings import Reading, Scalar
+from nndiag.layers import LayerInfo
+from nndiag.measures import RULES
+from nndiag.rules import Case, History, Verdict, View
+
+Facts = dict[str, Scalar]
+
+
+def judge(rule_id: str, visits: Sequence[Sequence[Reading]], layer: str | None = "norm") -> Verdict | None:
+    """The verdict after the last visit; the advice is written too, so that no word is missing."""
+    history, rule = History(), RULES[rule_id]
+    for readings in visits:
+        step = max(reading.step for reading in readings)
+        history.add(step, {"norm": LayerInfo("norm", "BatchNorm1d", "norm", 3)}, readings)
+    verdict = rule.judge(View(history, rule.measure, layer, rule.threshold))
+    if verdict is not None:
+        places = verdict.places or ((layer,) if layer else ())
+        advice = rule.advise(Case(places, (verdict,), history.step, 0))
+        assert "It worked when" in advice.recommendation
+        assert "None" not in advice.message
+    return verdict
+
+
+def severity(verdict: Verdict | None) -> str | None:
+    return None if verdict is None else str(verdict.severity)
+
+
+def of(name: str, value: float, step: int = 60, layer: str | None = "norm", **fields: Any) -> Reading:
+    return Reading("norm_drift", name, layer, step, value, **fields)
+
+
+def icc(value: float, z: float = 50.0, step: int = 60) -> Reading:
+    return of("input_icc", value, step, None, detail={"z": z, "batch_size": 64.0})
+
+
+def distance(value: float, *, floor: float = 0.0005, **changes: Scalar) -> Reading:
+    facts: Facts = {"typical": value, "momentum": 0.001, "tracked": 100, "compared": "means", "channels": 8}
+    facts |= {"batch_distance": value, "batch_floor": 0.01, "batch_size": 64.0} | changes
+    return of("running_distance", value, resolution=floor, n=128, detail=facts)
+
+
+@pytest.mark.parametrize(
+    ("reading", "expected"),
+    [
+        (distance(0.004), None),
+        (distance(0.006), "info"),
+        (distance(0.03), "warning"),
+        (distance(0.06), "critical"),
+        (distance(0.03, floor=0.02), "info"),
+        (distance(0.06, typical=0.001), "info"),
+        (distance(0.06, batch_distance=0.002), "info"),
+        (distance(0.06, batch_distance=0.0, batch_size=2.0), "critical"),
+        (distance(float("nan")), None),
+    ],
+    ids=[
+        "healthy",
+        "small",
+        "stale",
+        "worthless",
+        "noisy",
+        "few channels",
+        "old probe",
+        "tiny batches",
+        "nan",
+    ],
+)
+def test_running_distance(reading: Reading, expected: str | None) -> None:
+    assert severity(judge("ND401", [[reading]])) == expected
+
+
+def test_few_unlike_batches_are_no_population() -> None:
+    assert severity(judge("ND401", [[distance(0.06), icc(0.3)]])) == "info"
+    assert severity(judge("ND401", [[distance(0.06), icc(0.3, z=2.0)]])) == "critical"
+    assert severity(judge("ND401", [[distance(0.06), icc(-0.2)]])) == "critical"
+
+
+def z2(
+    values: Sequence[float], effect: float = 0.02, size: float = 64.0, near: float = 0.0
+) -> list[list[Reading]]:
+    facts: Facts = {"batch_size": size, "batch_distance": effect, "momentum": 0.1}
+    return [[of("batch_z2", v, step, detail=facts), icc(near, step=step)] for step, v in enumerate(values)]
+
+
+@pytest.mark.parametrize(
+    ("visits", "expected"),
+    [
+        (z2([1.0] * 8), None),
+        (z2([9.0] * 3), None),
+        (z2([9.0] * 4), "warning"),
+        (z2([0.9] * 7 + [60.0]), None),
+        (z2([9.0] * 8, effect=0.001), None),
+        (z2([9.0] * 8, effect=0.004), "info"),
+        (z2([9.0] * 8, size=2.0), "info"),
+        (z2([9.0] * 8, near=0.3), "info"),
+        (z2([9.0] * 20 + [1.0] * 8), None),
+    ],
+    ids=["healthy", "early", "far", "one spike", "exact", "near", "two samples", "unlike", "over"],
+)
+def test_batches_against_running(visits: list[list[Reading]], expected: str | None) -> None:
+    assert severity(judge("ND402", visits)) == expected
+
+
+def gap(value: float, noise: float, values: float, stale: float | None, floor: float = 0.0005) -> Reading:
+    facts: Facts = {"distance": stale, "resolution": floor, "stalest": "norm", "fewest": "norm"}
+    facts |= {"values_per_statistic": values, "noise_share": noise, "mismatch": 0.2}
+    return of("train_eval_gap", value, layer=None, n=128, detail=facts)
+
+
+@pytest.mark.parametrize(
+    ("reading", "stale", "noisy"),
+    [
+        (gap(0.003, 0.02, 64, 0.0005), None, None),
+        (gap(0.3, 0.5, 64, 0.1), "warning", None),
+        (gap(0.3, 0.5, 4, 0.1), "warning", None),
+        (gap(0.03, 0.4, 4, 0.001), None, "warning"),
+        (gap(0.03, 0.4, 4, None), None, "warning"),
+        (gap(0.03, 0.15, 4, 0.001), None, "info"),
+        (gap(0.03, 0.4, 256, 0.001), None, None),
+        (gap(0.06, 0.4, 2, 0.025, floor=0.009), None, "warning"),
+        (gap(0.3, 0.5, 64, 0.001), None, None),
+    ],
+)
+def test_gap_is_put_down_to_staleness_or_to_noise(
+    reading: Reading, stale: str | None, noisy: str | None
+) -> None:
+    assert severity(judge("ND403", [[reading]], None)) == stale
+    assert severity(judge("ND404", [[reading]], None)) == noisy
+
+
+def compared(labels: float | None, near: float, layers: str = "norm", worst: float = 20.0) -> list[Reading]:
+    found = [of("batches_compared", 20, layer=None, detail={"layers": layers, "worst_z2": worst}), icc(near)]
+    facts: Facts = {"classes_in_a_batch": 2.0, "freedom": 100}
+    return found if labels is None else [*found, of("label_dispersion", labels, layer=None, detail=facts)]
+
+
+@pytest.mark.parametrize(
+    ("readings", "expected"),
+    [
+        (compared(1.0, 0.0), None),
+        (compared(0.0, -0.02), None),
+        (compared(9.0, 0.2), "warning"),
+        (compared(9.0, 0.2, layers=""), "info"),
+        (compared(1.0, 0.4), "info"),
+        (compared(None, 0.4), "warning"),
+        (compared(None, 0.4, worst=1.0), "info"),
+        (compared(None, 0.4, layers=""), "info"),
+        (compared(None, 0.1), "info"),
+    ],
+)
+def test_likeness_of_batches(readings: list[Reading], expected: str | None) -> None:
+    assert severity(judge("ND405", [readings], None)) == expected
+
+
+def gain(
+    value: float, top: float, step: int, *, size: int = 64, entry: bool = False, **more: Scalar
+) -> Reading:
+    facts: Facts = {
+        "scales": value,
+        "offsets": 0.1,
+        "reach": value,
+        "top_share": top,
+        "top_features": "5, 1, 2",
+    }
+    facts |= {"constant": 0, "features": size, "reads_input": entry} | more
+    return of("signal_gain", value, step, n=128, detail=facts)
+
+
+@pytest.mark.parametrize(
+    ("visits", "expected"),
+    [
+        ([gain(0.4, 0.1, 0, entry=True)], "warning"),
+        ([gain(0.1, 0.1, 0, entry=True)], "critical"),
+        ([gain(0.1, 0.1, 0, entry=True, reach=0.8)], None),
+        ([gain(0.48, 0.87, 0, entry=True, size=8)], "warning"),
+        ([gain(0.8, 0.2, 0, entry=True, size=8)], None),
+        ([gain(0.4, 0.05, 0)], None),
+        ([gain(0.4, 0.05, 0), gain(0.39, 0.05, 60)], None),
+        ([gain(0.4, 0.5, 0), gain(0.39, 0.5, 60)], "warning"),
+        ([gain(0.4, 0.5, 0), gain(0.39, 0.5, 10)], None),
+        ([gain(0.9, 0.05, 0), gain(0.4, 0.1, 60)], "warning"),
+        ([gain(0.9, 0.05, 0), gain(0.4, 0.5, 60)], "info"),
+        ([gain(0.9, 0.6, 0, size=2), gain(0.4, 0.8, 60, size=2)], "info"),
+        ([gain(0.9, 0.05, 0), gain(0.5, 0.1, 60)], None),
+    ],
+)
+def test_unlike_features(visits: list[Reading], expected: str | None) -> None:
+    assert severity(judge("ND408", [[visit] for visit in visits])) == expected
+
+
+@pytest.mark.parametrize(
+    ("rate", "decay", "losses", "expected"),
+    [
+        (0.5, 0.0, (2.3, 0.1), None),
+        (0.2, 0.0, (2.3, 0.1), "info"),
+        (0.05, 0.0, (2.3, 0.1), "info"),
+        (0.05, 0.0, (2.3, 2.0), "warning"),
+        (0.05, 1e-4, (2.3, 2.0), None),
+        (0.05, None, (2.3, 2.0), None),
+    ],
+)
+def test_effective_rate(
+    rate: float, decay: float | None, losses: tuple[float, float], expected: str | None
+) -> None:
+    facts: Facts = {"growth": 4.0, "why": "a normalization follows"}
+    visits = []
+    for step, loss in ((0, losses[0]), *((step, losses[1]) for step in range(60, 70))):
+        readings = [of("effective_rate", rate, step, detail=facts), Reading("run", "loss", None, step, loss)]
+        if decay is not None:
+            readings.append(Reading("run", "weight_decay", None, step, decay))
+        visits.append(readings)
+    assert severity(judge("ND409", visits)) == expected
+
+
+def scale(log: float, share: float, step: int) -> list[Reading]:
+    return [of("log_scale", log, step, detail={"spread": 0.1, "zero": 0}), of("eps_share", share, step)]
+
+
+@pytest.mark.parametrize(
+    ("visits", "expected"),
+    [
+        ([scale(0, 0.001, 0), scale(1, 0.001, 60)], None),
+        ([scale(0, 0.001, 0), scale(3, 0.001, 60)], "info"),
+        ([scale(0, 0.001, 0), scale(-3, 0.3, 60)], "warning"),
+        ([scale(-5, 0.5, 0)], None),
+        ([scale(-5, 0.5, 0), scale(-5, 0.5, 30)], "warning"),
+    ],
+)
+def test_scale_that_is_divided_by(visits: list[list[Reading]], expected: str | None) -> None:
+    assert severity(judge("ND410", visits)) == expected
+
+
+def test_causes_name_their_consequences() -> None:
+    assert {"ND402", "ND403"} <= set(RULES["ND401"].explains)
+    assert {"ND401", "ND402", "ND403", "ND404"} <= set(RULES["ND405"].explains)
+    assert "ND401" in RULES["ND407"].explains
