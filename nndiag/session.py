@@ -89,7 +89,7 @@ class Session:
                 return
             self.guard.call("the probe", self.observers.arm_probe)
             if self._is_visit or self.schedule.is_counted(step):
-                self.guard.call("the stream", self.observers.stream.attach, gradients=self._is_visit)
+                self.guard.call("the stream", self.observers.attach_stream, gradients=self._is_visit)
 
     @property
     def is_recording(self) -> bool:

@@ -57,7 +57,10 @@ def _judge_vanishing(view: View) -> Verdict | None:
 
 
 def _judge_exploding(view: View) -> Verdict | Abstention | None:
-    """ND602: saliency grows a thousandfold towards the input, or the gradient's norm jumps far above its median."""
+    """ND602: saliency grows a thousandfold towards the input, or the gradient's norm jumps far above its median.
+
+    Judged while the loss is still bad.
+    """
     norm = view.series("global_gradient_norm")
     if norm is None or norm.last.step != view.step:
         return None
@@ -67,6 +70,10 @@ def _judge_exploding(view: View) -> Verdict | Abstention | None:
     usual = statistics.median(reading.value for reading in norm.recent)
     jump = norm.last.value / usual if usual > 0 and math.isfinite(norm.last.value) else 0.0
     evidence = _losses(view) | {"gradient_norm": norm.last.value, "median_gradient_norm": usual}
+    if not _is_bad(view) and view.loss_fell() is not None:
+        return (
+            None  # a network that has learned passes hardly any gradient, and ratios of nothing mean nothing
+        )
     if ratio is not None and ratio.value > view.threshold:
         places = tuple(str(ratio.detail["first_layers"]).split("|"))
         return Verdict(_severity(view), ratio.value, evidence | _saliencies(ratio), places)

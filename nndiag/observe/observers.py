@@ -8,6 +8,7 @@ from contextlib import nullcontext
 
 from torch import Tensor, nn
 
+from nndiag import compat
 from nndiag.guard import Guard
 from nndiag.layers import discover
 from nndiag.measures import Need
@@ -60,6 +61,7 @@ class Observers:
         self.batches = BatchWindow()
         self.is_recording = False
         self._has_tape = False
+        self._batches = 0
         self._seen = Observation()
         self._evaluated: list[list[Tensor]] = []
 
@@ -85,6 +87,12 @@ class Observers:
         if self.probe is None or not (self.probe.certified and self.probe.is_complete):
             return None
         return f"{self.probe.n} samples"
+
+    def attach_stream(self, *, gradients: bool) -> None:
+        """Puts the stream's hooks in place, but in no batch in which a compiled function may be traced first."""
+        self._batches += 1
+        if self._batches > 1 or not compat.compile_backend_in_use():
+            self.stream.attach(gradients=gradients)
 
     def arm_probe(self) -> None:
         """Makes the probe record the coming batch, if it still needs one."""
@@ -117,6 +125,7 @@ class Observers:
             self.stream.stands_in_for_probe = probe is None or probe.refusal is not None
             return
         self._evaluated = self._play(probe)
+        self.stream.stands_in_for_probe = probe.refusal is not None
         for key in probe.stale:
             self._seen.notes.append(f"{key} is replayed on inputs frozen when they were recorded")
         self._seen.notes += [*probe.pinned, *probe.notes]

@@ -56,6 +56,7 @@ class Wiring:
         self._first_readers: set[str] = set()
         self._awaited: dict[tuple[str, ...], Callable[[Tensor], Tensor] | None] = {}
         self._may_run = False
+        self._trace: list[str] = []
 
     def enter(self, call: Call, *, may_run: bool = False) -> LayerInfo | None:
         """The layer of a call about to run; None for a call that is no layer of its own.
@@ -78,10 +79,14 @@ class Wiring:
             info = self._occurrence(info, source)
         if info.role == "activation":
             info = self._with_edges(info, call)
+        if info.odd and source is not None and source.activation == info.activation and not source.odd:
+            source = self.layers[source.name] = replace(source, odd=True)
         if info.name not in self._seen:
             self._seen.add(info.name)
             info = self._connect(replace(info, depth=next(self._order)), source, made)
         self.layers[info.name] = info
+        if info.name not in self._trace:
+            self._trace.append(info.name)
         if is_first:
             self._first_readers.add(info.name)
         return info
@@ -108,11 +113,18 @@ class Wiring:
         """The tail edges of an activation layer."""
         return self._edges.get(name)
 
-    def finish_pass(self) -> None:
-        """After a whole forward pass: whatever runs after the last layer with weights is output."""
+    def begin_pass(self) -> None:
+        """Forgets the tensors of the pass before: also of one that is still open, as a stream's is in a replay."""
         self._producers.clear()
+        self._by_shape.clear()
         self._given.clear()
         self._first_readers.clear()
+        self._trace.clear()
+
+    def finish_pass(self) -> None:
+        """After a whole forward pass: whatever runs after the last layer with weights is output."""
+        self._renumber()
+        self.begin_pass()
         awaited, self._awaited = self._awaited, {}
         for key, function in awaited.items():
             self._find_tails(key, function)
@@ -123,6 +135,17 @@ class Wiring:
             is_output = info.depth > last if info.role == "activation" else info.depth == last
             if is_output != info.is_output:
                 self.layers[info.name] = replace(info, is_output=is_output)
+
+    def _renumber(self) -> None:
+        """A layer first seen in a later pass belongs where it ran, not behind everything seen before."""
+        ran = set(self._trace)
+        known = sorted((i for n, i in self.layers.items() if n in self._seen), key=lambda info: info.depth)
+        order = [info.name for info in known if info.name not in ran]
+        place = next((index for index, info in enumerate(known) if info.name in ran), len(order))
+        order[place:place] = self._trace
+        for depth, name in enumerate(order):
+            self.layers[name] = replace(self.layers[name], depth=depth)
+        self._order = itertools.count(len(order))
 
     @property
     def output_units(self) -> int | None:

@@ -154,7 +154,6 @@ def test_inside_of_a_compiled_function_nothing_is_claimed() -> None:
     assert any(f.rule == "ND903" for f in result.session.report().findings)
 
 
-@pytest.mark.xfail(reason="the stream's hooks of the first batch are traced into a compiled function")
 def test_compiled_function_costs_no_graph_more() -> None:
     _, without, with_ = both(BLIND)
     assert with_ == without

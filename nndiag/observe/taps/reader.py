@@ -51,6 +51,7 @@ class TapReader:
         stands_in: bool = False,
     ) -> None:
         self.wiring = wiring
+        wiring.begin_pass()
         self.seen = Observation()
         self.observer, self.variant, self.stands_in = observer, variant, stands_in
         self._needs = needs
