@@ -19,6 +19,9 @@ SETTLED = 60
 STILL_BAD = 0.25
 """A loss that has fallen by less than this share of its first value is still bad."""
 
+LEARNED = 0.1
+"""Share of the loss of guessing below which a classifier had learned before it was watched."""
+
 SPIKE = 100.0
 """A gradient norm this many times its own median is an explosion."""
 
@@ -42,8 +45,16 @@ SILENT_SHARE = 0.25
 
 
 def _is_bad(view: View) -> bool:
-    fell = view.loss_fell()
-    return fell is not None and not fell >= STILL_BAD
+    return view.loss_fell() is not None and not _has_learned(view)
+
+
+def _has_learned(view: View) -> bool:
+    """Whether the loss has fallen, or is that of a classifier that had learned before."""
+    fell, loss, classes = view.loss_fell(), view.run("loss"), view.run("classes_seen")
+    if loss is None or (fell is not None and fell >= STILL_BAD):
+        return loss is not None
+    low = LEARNED * math.log(max(2.0, classes.last.value)) if classes is not None else 0.0
+    return all(reading.value < low for reading in (loss.first, *loss.recent))
 
 
 def _judge_vanishing(view: View) -> Verdict | None:
@@ -70,10 +81,8 @@ def _judge_exploding(view: View) -> Verdict | Abstention | None:
     usual = statistics.median(reading.value for reading in norm.recent)
     jump = norm.last.value / usual if usual > 0 and math.isfinite(norm.last.value) else 0.0
     evidence = _losses(view) | {"gradient_norm": norm.last.value, "median_gradient_norm": usual}
-    if not _is_bad(view) and view.loss_fell() is not None:
-        return (
-            None  # a network that has learned passes hardly any gradient, and ratios of nothing mean nothing
-        )
+    if _has_learned(view):
+        return None  # what has learned passes hardly any gradient: ratios of nothing mean nothing
     if ratio is not None and ratio.value > view.threshold:
         places = tuple(str(ratio.detail["first_layers"]).split("|"))
         return Verdict(_severity(view), ratio.value, evidence | _saliencies(ratio), places)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import json
 import math
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cases = [case for case in CASES if not options.only or any(name in case.name for name in options.only)]
     if not cases:
         parser.error(f"no case is named like {' or '.join(options.only)}")
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=160)
     rows = []
     for case in cases:
         with console.status(case.name):

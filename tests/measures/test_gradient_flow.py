@@ -87,6 +87,25 @@ def test_a_recurrent_network_explodes_over_time() -> None:
     assert "Clip gradients" in finding.recommendation
 
 
+def test_what_has_learned_does_not_explode() -> None:
+    """Losses that are zero to the last digit from the first step: gradients of 1e-30 have ratios of nothing."""
+
+    def knowing() -> nn.Module:
+        model = stack(nn.ReLU)
+        optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+        for batch in batches(100):
+            optimizer.zero_grad()
+            classify(model, batch).backward()
+            optimizer.step()
+        with torch.no_grad():
+            model[6].weight.mul_(10.0)
+        return model
+
+    watched = run(knowing, 26, partial(torch.optim.Adam, lr=1e-4))
+    assert watched.reading("global_gradient_norm", None).value < 1e-9
+    assert "ND602" not in watched.findings()
+
+
 def test_a_contracting_one_does_not() -> None:
     watched = run(partial(Recurrent, 0.9), optimize=partial(torch.optim.SGD, lr=1e-3), loss=lengthening)
     assert "ND602" not in watched.findings()
