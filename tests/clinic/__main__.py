@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import json
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

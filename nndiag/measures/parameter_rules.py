@@ -1,0 +1,116 @@
+"""The rules about parameters that do not learn: ND605 and ND606."""
+
+from __future__ import annotations
+
+from nndiag.findings import Scalar, Severity
+from nndiag.rules import ABSTAIN, Abstention, Advice, Case, Rule, Verdict, View
+
+_NAME = "gradient_flow"
+
+SILENT_VISITS = 9
+"""Visits without a gradient before a parameter is said to receive none: the first one and the eight newest."""
+
+SILENT_SHARE = 0.25
+"""Share of all trainable numbers without a gradient from which that is a warning: an unused head is not."""
+
+
+def _judge_silent(view: View) -> Verdict | Abstention | None:
+    """ND605: parameters that received no gradient, or zeros only, at every visit so far."""
+    series = view.series("silent_share")
+    if series is None or series.last.step != view.step:
+        return None
+    if len(series.recent) < SILENT_VISITS - 1:
+        return ABSTAIN
+    seen = [set(str(r.detail["silent"]).split("|")) - {""} for r in (series.first, *series.recent)]
+    always = set.intersection(*seen)
+    if not always:
+        return None
+    trainable = _total(view, "entries")
+    share = int(series.last.detail["silent_entries"] or 0) / max(1, trainable)
+    network = _total(view, "silent_entries") / max(1, trainable)
+    evidence: dict[str, Scalar] = {"parameters": ", ".join(sorted(always)), "visits": len(seen)}
+    evidence |= {"share_of_trainable": round(share, 4), "silent_share_of_network": round(network, 4)}
+    evidence["called"] = series.last.detail["called"]
+    severity = Severity.WARNING if network >= SILENT_SHARE else Severity.INFO
+    return Verdict(severity, share, evidence)
+
+
+def _total(view: View, name: str) -> int:
+    """A sum over all layers that were read at this step."""
+    return sum(
+        int(series.last.detail[name] or 0)
+        for (measure, reading, _), series in view.history.series.items()
+        if measure == _NAME and reading == "silent_share" and series.last.step == view.step
+    )
+
+
+def _judge_resting(view: View) -> Verdict | Abstention | None:
+    """ND606: parameters that get gradients and have never moved."""
+    series = view.series("resting_share")
+    if series is None or series.last.step != view.step:
+        return None
+    if len(series.recent) < SILENT_VISITS - 1:
+        return ABSTAIN
+    seen = [set(str(r.detail["resting"]).split("|")) - {""} for r in (series.first, *series.recent)]
+    always = set.intersection(*seen)
+    if not always:
+        return None
+    detail = series.last.detail
+    evidence: dict[str, Scalar] = {"parameters": ", ".join(sorted(always)), "visits": len(seen)}
+    evidence["in_optimizer"] = detail["owned"]
+    evidence["lr"] = 0.0 if detail["idle"] else detail["lr"]
+    lost = bool(detail["owned"]) and bool(evidence["lr"])
+    return Verdict(Severity.WARNING if lost else Severity.INFO, series.last.value, evidence)
+
+
+def _advise_silent(case: Case) -> Advice:
+    e = case.leading.evidence
+    return Advice(
+        f"No gradient reached {e['parameters']} of {case.where} at any of {e['visits']} visits"
+        f" ({float(e['silent_share_of_network'] or 0):.0%} of all trainable numbers get none).",
+        "If they shall learn, look for a detach(), a torch.no_grad() or an output that reaches no loss; if not, set"
+        " requires_grad_(False) to save memory."
+        " It worked when `nndiag/gradient_flow/silent_share` of this layer is 0.",
+    )
+
+
+def _advise_resting(case: Case) -> Advice:
+    e = case.leading.evidence
+    why = (
+        "their updates are smaller than the precision of the weights can hold: keep float32 master weights, or"
+        " raise the learning rate"
+        if e["in_optimizer"] and e["lr"]
+        else "they are in no optimizer, or its learning rate is 0: pass them to the optimizer, or set"
+        " requires_grad_(False) to save their gradients"
+    )
+    return Advice(
+        f"{e['parameters']} of {case.where} get gradients, and did not move at any of {e['visits']} visits.",
+        f"Most likely {why}. It worked when `nndiag/gradient_flow/resting_share` of this layer is 0.",
+    )
+
+
+RULES = (
+    Rule(
+        id="ND605",
+        name="no-gradient",
+        measure=_NAME,
+        summary="parameters that never receive a gradient",
+        reads="silent_share",
+        judge=_judge_silent,
+        advise=_advise_silent,
+        threshold=0.0,
+        lead="earliest",
+    ),
+    Rule(
+        id="ND606",
+        name="parameter-not-updated",
+        measure=_NAME,
+        summary="parameters that get gradients and never move",
+        reads="resting_share",
+        judge=_judge_resting,
+        advise=_advise_resting,
+        threshold=0.0,
+        lead="earliest",
+    ),
+)
+"""In the order of the catalogue."""
