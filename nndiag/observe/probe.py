@@ -33,6 +33,8 @@ Experiment = Callable[[nn.Module], AbstractContextManager[Any]]
 
 _STACK_LIMIT = 64 * 2**20
 _STACK_BATCHES = 64
+_SHORT_S = 0.05
+"""A replay shorter than this costs its calls, not its rows, and timing it is a matter of chance."""
 _ATTEMPTS = 3
 _RETRY = ("no-call", "iterator-argument", "opaque-argument")
 
@@ -287,7 +289,7 @@ class Probe:
                 self._seconds(_narrow(tape, certificate, few)),
             )
             each = max(slow - fast, 0.0) / (rows - few)
-            if slow > self.time_limit_s and each > 0:
+            if slow > max(self.time_limit_s, _SHORT_S) and each > 0:
                 fixed = slow - each * rows  # where calls cost more than rows, fewer rows help little
                 affordable = int(max(self.time_limit_s - fixed, fixed) / each)
                 rows = max(min(rows, affordable), min(certificate.rows, 8))

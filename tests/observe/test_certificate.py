@@ -239,6 +239,7 @@ def test_one_row_is_replayed_whole() -> None:
         (3.125, 1.875, 1.0, 16),  # 1/16 s a row and nothing besides
         (3.125, 1.875, 0.25, 8),  # at least eight
         (1.0, 1.0, 0.5, 50),  # rows cost nothing: fewer would not help
+        (0.04, 0.01, 0.001, 50),  # too short to be worth cutting
     ],
 )
 def test_rows_follow_from_two_timings(whole_s: float, part_s: float, limit_s: float, rows: int) -> None:
