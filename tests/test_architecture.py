@@ -416,7 +416,6 @@ def test_logging_goes_to_one_logger():
 PRIVATE_ROOTS = ("torch", "nn", "F", "lightning", "pl", "trainer", "tensorboard", "np", "scipy")
 KNOWN_PRIVATE = {
     ("observe/barrier.py", "torch.utils._python_dispatch"),  # TorchDispatchMode has no other home
-    ("observe/experiments.py", "nn.modules.batchnorm._BatchNorm"),
     ("observe/experiments.py", "nn.modules.dropout._DropoutNd"),
     ("observe/recorder.py", "torch._C"),
     ("observe/tape.py", "nn.modules.loss._Loss"),

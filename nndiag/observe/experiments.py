@@ -1,4 +1,4 @@
-"""Replays that differ from evaluation in one thing: whose statistics normalize, or which units are dropped."""
+"""Replays that differ from evaluation by their dropout masks."""
 
 from __future__ import annotations
 
@@ -14,19 +14,6 @@ _DROPOUTS = frozenset(
     ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
 )
 _DRAWS = (nn.modules.dropout._DropoutNd, nn.RNNBase, nn.MultiheadAttention)
-_BATCH_NORM = nn.modules.batchnorm._BatchNorm
-
-
-@contextlib.contextmanager
-def batch_statistics(root: nn.Module) -> Iterator[None]:
-    """Batch normalization takes the statistics of the replayed batch, and keeps none of them.
-
-    Without running statistics to look at, the layer is given no buffers: there is nothing to put back.
-    Synchronized layers would talk to other processes; they stay as they are.
-    """
-    norms = [m for m in root.modules() if isinstance(m, _BATCH_NORM) and not isinstance(m, nn.SyncBatchNorm)]
-    with _attributes(norms, training=True, track_running_stats=False):
-        yield
 
 
 @contextlib.contextmanager

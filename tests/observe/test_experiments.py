@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nndiag.observe import schedule
-from nndiag.observe.experiments import batch_statistics, dropout_masks
+from nndiag.observe.experiments import dropout_masks
 
 from .recordings import draw, probe_of
 
@@ -90,26 +90,11 @@ def test_everything_else_evaluates_under_masks() -> None:
     assert all(torch.equal(v, model_state(model)[k]) for k, v in state.items() if isinstance(v, Tensor))
 
 
-def test_batch_statistics_are_those_of_the_batch_and_are_not_kept() -> None:
-    model = nn.Sequential(nn.BatchNorm1d(4)).eval()
-    x, before = 3 * draw(32, 4) + 5, dict(model[0].named_buffers())
-    copies = {name: buffer.clone() for name, buffer in before.items()}
-    with batch_statistics(model):
-        found = model(x)
-    assert torch.allclose(found.mean(0), torch.zeros(4), atol=1e-5)
-    assert torch.allclose(found.std(0, correction=0), torch.ones(4), atol=1e-4)
-    assert all(torch.equal(buffer, copies[name]) for name, buffer in model[0].named_buffers())
-    assert not model[0].training
-    assert model[0].track_running_stats
-
-
 def test_attributes_come_back_after_an_exception() -> None:
     model = nn.Sequential(nn.BatchNorm1d(4), nn.Dropout(0.5)).eval()
-    for experiment in (batch_statistics, partial(dropout_masks, seed=0)):
-        with torch.random.fork_rng(devices=[]), pytest.raises(ZeroDivisionError), experiment(model):
-            raise ZeroDivisionError
-        assert [m.training for m in model] == [False, False]
-        assert model[0].track_running_stats
+    with torch.random.fork_rng(devices=[]), pytest.raises(ZeroDivisionError), dropout_masks(model, 0):
+        raise ZeroDivisionError
+    assert [m.training for m in model] == [False, False]
 
 
 class Both(nn.Module):
