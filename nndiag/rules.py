@@ -117,6 +117,12 @@ class View:
         newest = statistics.median(reading.value for reading in loss.recent)
         return (loss.first.value - newest) / abs(loss.first.value)
 
+    @property
+    def has_rivals(self) -> bool:
+        """Whether several optimizers step: a loss that stays where it is may be their balance."""
+        optimizers = self.run("optimizers")
+        return optimizers is not None and optimizers.last.value > 1
+
     def of(self, layer: str | None) -> View:
         """The same view of another layer."""
         return View(self.history, self.measure, layer, self.threshold, self.source)

@@ -75,6 +75,7 @@ class Session:
         self._visits = 0
         self._first_bad: Tensor | None = None
         self._settings: dict[str, Scalar] = {}
+        self._optimizers: set[int] = set()
         self._classes = 0
         self._closed = False
 
@@ -137,6 +138,8 @@ class Session:
                 self._look()
             if self._is_visit:
                 self._settings |= _settings_of(groups)
+                self._optimizers.add(id(optimizer))
+                self._settings["optimizers"] = len(self._optimizers)
                 self.guard.call(
                     *("the weights", self.observers.read_weights),
                     first=self._visits == 0,

@@ -182,7 +182,7 @@ def _judge_fast(view: View) -> Verdict | Abstention | None:
     if reading.value - (reading.resolution or 0.0) <= limit:
         return None
     fell, lr = view.loss_fell(), view.run("lr")
-    severity = Severity.INFO if fell is not None and fell >= LEARNS else Severity.WARNING
+    severity = Severity.INFO if (fell is not None and fell >= LEARNS) or view.has_rivals else Severity.WARNING
     if (
         severity is Severity.WARNING
         and reading.value > SEVERE * view.threshold

@@ -171,7 +171,8 @@ def _is_late(view: View, first: Reading) -> bool:
 
 
 def _severity(view: View, first: Reading) -> Severity:
-    return Severity.WARNING if _is_late(view, first) and not _is_learning(view) else Severity.INFO
+    is_stuck = _is_late(view, first) and not _is_learning(view) and not view.has_rivals
+    return Severity.WARNING if is_stuck else Severity.INFO
 
 
 def _evidence(view: View, gain: Reading) -> dict[str, Scalar]:
