@@ -110,8 +110,8 @@ def hook_counts(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> Ou
 class Surroundings:
     """What a run must leave as it was: attributes, functions, threads, global settings."""
 
-    attributes: dict[tuple[str, str], int]
-    functions: dict[tuple[str, str], int]
+    attributes: dict[tuple[str, str], Any]
+    functions: dict[tuple[str, str], Any]
     threads: frozenset[int | None]
     settings: Outcome
 
@@ -119,12 +119,12 @@ class Surroundings:
     def of(cls, model: nn.Module) -> Surroundings:
         """Taken before a run, to be compared after it."""
         attributes = {
-            (name, key): id(value)
+            (name, key): value
             for name, module in model.named_modules()
             for key, value in vars(module).items()
         }
         functions = {
-            (space.__name__, key): id(value)
+            (space.__name__, key): value
             for space in (*PATCHABLE, *type(model).__mro__[:-1])
             for key, value in vars(space).items()
             if isinstance(value, (FunctionType, BuiltinFunctionType, property))
@@ -135,13 +135,24 @@ class Surroundings:
         """What is not as it was."""
         now = Surroundings.of(model)
         replaced = {
-            "/".join(key) for key in self.attributes if now.attributes.get(key) != self.attributes[key]
+            "/".join(key)
+            for key, value in self.attributes.items()
+            if not _is_same(now.attributes.get(key), value)
         }
         added = {"/".join(key) for key in now.attributes.keys() - self.attributes.keys()}
-        patched = {"/".join(key) for key in self.functions if now.functions.get(key) != self.functions[key]}
+        patched = {
+            "/".join(key) for key, value in self.functions.items() if now.functions.get(key) is not value
+        }
         found = {"replaced": sorted(replaced), "added": sorted(added), "patched": sorted(patched)}
         found["threads"] = len(now.threads - self.threads)
         return flatten(found, "changes") | now.settings
+
+
+def _is_same(now: Any, before: Any) -> bool:
+    """The very object, which is held meanwhile: an address may be given to another; plain numbers by value."""
+    if isinstance(before, (int, float, str)):
+        return type(now) is type(before) and bool(now == before)
+    return now is before
 
 
 def _settings() -> Outcome:
