@@ -138,7 +138,7 @@ class Session:
                 self._look()
             if self._is_visit:
                 self._settings |= _settings_of(groups)
-                self._optimizers.add(id(optimizer))
+                self._optimizers |= {id(optimizer)} if optimizer is not None else set()
                 self._settings["optimizers"] = len(self._optimizers)
                 self.guard.call(
                     *("the weights", self.observers.read_weights),

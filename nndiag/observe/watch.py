@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from nndiag import compat
 from nndiag.functional import ELEMENTWISE
 from nndiag.guard import FunctionHooks, Hook, OnFault, insist
-from nndiag.layers import strip_wrappers
+from nndiag.layers import named_layers
 
 FUNCTIONS = ELEMENTWISE | frozenset(
     [
@@ -132,15 +132,15 @@ class Watch(contextlib.ExitStack):
         return self
 
     def _hookable(self) -> Iterator[tuple[str, nn.Module]]:
-        prefix = "module." if type(self._root).__name__ in ("DistributedDataParallel", "DataParallel") else ""
         barred: set[int] = set()
         if not self._lexical:
             for module in self._root.modules():
                 if compat.is_compiled_module(module) or _takes_fast_path(module):
                     barred |= {id(inner) for inner in module.modules()}
-        for name, module in self._root.named_modules():
-            if id(module) not in barred and not isinstance(module, torch.jit.ScriptModule):
-                yield strip_wrappers(name.removeprefix(prefix)), module
+        for name, module in named_layers(self._root):
+            if id(module) not in barred:
+                barred.add(id(module))  # a module that goes by several names is hooked once
+                yield name, module
 
     def _pre(self, name: str) -> Callable[..., None]:
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-import torch
 from torch import Tensor, nn
 
-from nndiag.layers import Domain, LayerInfo, strip_wrappers, unit_rows
+from nndiag.layers import Domain, LayerInfo, named_layers, unit_rows
 from nndiag.measures import Need
 from nndiag.observe.observation import Observation
 from nndiag.snapshot import Gap, Key
@@ -97,13 +96,9 @@ class WeightsObserver:
         self._needs = needs
         self._layers = layers
         self._places: dict[str, tuple[dict[str, nn.Parameter | None], str]] = {}
-        prefix = "module." if type(root).__name__ in ("DistributedDataParallel", "DataParallel") else ""
-        for name, module in root.named_modules(remove_duplicate=False):
-            if isinstance(module, torch.jit.ScriptModule):
-                continue
-            stripped = strip_wrappers(name.removeprefix(prefix))
+        for name, module in named_layers(root):
             for key in module._parameters:
-                self._places.setdefault(_full(stripped, key), (module._parameters, key))
+                self._places.setdefault(_full(name, key), (module._parameters, key))
 
     def read(
         self,
