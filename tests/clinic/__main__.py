@@ -17,8 +17,8 @@ from rich.text import Text
 from nndiag.findings import Finding
 
 from .case import Case
-from .collection import CASES
 from .judge import Judgement, Totals, judge
+from .programs import CASES
 
 STYLES = {"critical": "bold red", "warning": "yellow", "info": "dim"}
 
@@ -28,12 +28,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.clinic", description=__doc__)
     parser.add_argument("--only", action="append", metavar="NAME", help="cases whose name contains NAME")
     parser.add_argument("--twins", action="store_true", help="run the twins too, as healthy programs")
+    parser.add_argument("--half", choices=("tuning", "check"), help="only this half of the collection")
+    parser.add_argument("--bare", action="store_true", help="only prove the programs: nobody watches")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the marks to FILE")
     options = parser.parse_args(arguments)
     cases = [case for case in CASES if not options.only or any(name in case.name for name in options.only)]
+    cases = [case for case in cases if options.half in (None, case.half)]
     if not cases:
         parser.error(f"no case is named like {' or '.join(options.only)}")
     console = Console() if sys.stdout.isatty() else Console(width=160)
+    if options.bare:
+        console.print(_proofs(cases))
+        return
     rows = []
     for case in cases:
         with console.status(case.name):
@@ -42,6 +48,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console.print(_table(rows), _totals(Totals.of(every)))
     if options.json is not None:
         options.json.write_text(json.dumps(_record(every), indent=2) + "\n", encoding="utf-8")
+
+
+def _proofs(cases: list[Case]) -> Table:
+    """The metrics of the programs themselves, beside what they must be."""
+    table = Table("case", "half", "with fault", "without", "proof", title="Programs, not watched")
+    for case in cases:
+        proof, well = case.proof, case.bare(twin=True)
+        sick = case.bare() if case.has_twin else math.nan
+        holds = proof.trains_well(well) and (not case.has_twin or proof.shows_symptom(sick))
+        shown = f"{sick:.3f} (below {proof.sick})" if case.has_twin else ""
+        table.add_row(
+            case.name, case.half, shown, f"{well:.3f} (above {proof.twin})", _mark(holds, "holds", "FAILS")
+        )
+    return table
 
 
 def _judged(case: Case, *, twins: bool) -> list[Judgement]:

@@ -9,11 +9,12 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
 
 import nndiag
 from nndiag.report import Report
@@ -26,6 +27,15 @@ SEED = 0
 def cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
     """The usual loss of a classifier."""
     return F.cross_entropy(model(batch.x), batch.y)
+
+
+def one_update(program: Program, batch: Batch) -> Tensor:
+    """The usual step: loss, gradients, one optimizer. A program with another step brings its own."""
+    loss = program.loss(program.model, batch)
+    program.optimizer.zero_grad()
+    loss.backward()
+    program.optimizer.step()
+    return loss
 
 
 @torch.no_grad()
@@ -51,30 +61,36 @@ class Program:
     model: nn.Module
     batches: Sequence[Batch]
     test: Split
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer | Sequence[Optimizer]
     loss: Callable[[nn.Module, Batch], Tensor] = cross_entropy
     metric: Callable[[nn.Module, Split], float] = accuracy
     scheduler: torch.optim.lr_scheduler.LRScheduler | None = None
+    update: Callable[[Program, Batch], Tensor] = one_update
 
-    def train(self) -> tuple[nndiag.Monitor, list[float]]:
-        """A plain loop under ``nndiag.Monitor``; returns the monitor and the loss of every step.
+    def train(self) -> list[float]:
+        """A plain loop that nobody watches; returns the loss of every step."""
+        return [float(self.step(batch).detach()) for batch in self.batches]
+
+    def train_watched(self, **options: Any) -> tuple[nndiag.Monitor, list[float]]:
+        """The same loop under ``nndiag.Monitor``; returns the monitor as well.
 
         Visits are never thinned (``max_overhead=None``), so that a verdict does not depend on the machine.
         """
         losses = []
-        with nndiag.Monitor(
-            self.model, optimizer=self.optimizer, max_overhead=None, console=False
-        ) as monitor:
+        options = {"max_overhead": None, "console": False} | options
+        with nndiag.Monitor(self.model, optimizer=self.optimizer, **options) as monitor:
             for batch in self.batches:
-                loss = self.loss(self.model, batch)
-                self.optimizer.zero_grad()
-                loss.backward()
-                self.optimizer.step()
-                if self.scheduler is not None:
-                    self.scheduler.step()
+                loss = self.step(batch)
                 monitor.step(loss, labels=batch.labels)
                 losses.append(float(loss.detach()))
         return monitor, losses
+
+    def step(self, batch: Batch) -> Tensor:
+        """One turn of the loop: an update, then the schedule of the learning rate."""
+        loss = self.update(self, batch)
+        if self.scheduler is not None:
+            self.scheduler.step()
+        return loss
 
     def score(self) -> float:
         """The metric in eval mode."""
@@ -149,28 +165,35 @@ class Case:
         """Whether there is a fault to take out."""
         return self.kind == "sick"
 
-    def build(self, *, twin: bool = False) -> Program:
+    def build(self, *, twin: bool = False, seed: int = SEED) -> Program:
         """The program, the same one at each call; ``twin`` takes the fault out and leaves all else."""
-        torch.manual_seed(SEED)
+        torch.manual_seed(seed)
         return self.make(self.has_twin and not twin)
 
-    def run(self, *, twin: bool = False) -> Run:
+    def run(self, *, twin: bool = False, seed: int = SEED) -> Run:
         """Trains the program on one thread; a case is run once a process, whoever asks."""
-        return _run(self, twin)
+        return _run(self, twin, seed)
+
+    def bare(self, *, twin: bool = False) -> float:
+        """The metric after a training that nobody watches."""
+        with alone():
+            program = self.build(twin=twin)
+            program.train()
+            return program.score()
 
 
 @functools.cache
-def _run(case: Case, twin: bool) -> Run:
-    with _alone():
-        program = case.build(twin=twin)
+def _run(case: Case, twin: bool, seed: int) -> Run:
+    with alone():
+        program = case.build(twin=twin, seed=seed)
         begin = time.perf_counter()
-        monitor, losses = program.train()
+        monitor, losses = program.train_watched()
         seconds = time.perf_counter() - begin
         return Run(monitor.report, program.score(), tuple(losses), seconds, dict(monitor.guard.causes))
 
 
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
+def alone() -> Iterator[None]:
     """One thread, so that sums have one order; the generator of the caller is put back."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

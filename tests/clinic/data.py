@@ -57,7 +57,7 @@ def rescaled(data: Split, mean: float, std: float, *, image: bool = False) -> Sp
 
 def shuffled(data: Split, steps: int, size: int = 64, seed: int = 1) -> list[Batch]:
     """One batch a step, epoch after epoch, each in an order of its own; short last batches are left out."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed + torch.initial_seed())
     batches: list[Batch] = []
     while len(batches) < steps:
         order = torch.randperm(len(data.x), generator=generator)
@@ -67,7 +67,7 @@ def shuffled(data: Split, steps: int, size: int = 64, seed: int = 1) -> list[Bat
 
 def one_class_each(data: Split, steps: int, size: int = 64, seed: int = 1) -> list[Batch]:
     """Batches of a single class each, the classes in random order."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed + torch.initial_seed())
     batches: list[Batch] = []
     for step in range(steps):
         if step % CLASSES == 0:

@@ -7,9 +7,8 @@ import pytest
 from nndiag.measures import RULES
 
 from .case import Case
-from .healthy import HEALTHY
 from .judge import Judgement, judge
-from .sick import SICK
+from .programs import HEALTHY, SICK
 
 
 def by_name(case: Case) -> str:

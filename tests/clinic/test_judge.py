@@ -13,7 +13,7 @@ from nndiag.report import Report
 from .case import Case, Proof, Run
 from .families import families_of
 from .judge import Judgement, Share, Totals
-from .sick_weights import dead_bias
+from .programs.sick_weights import dead_bias
 
 WARNING, INFO = Severity.WARNING, Severity.INFO
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .case import Program, Proof, r_squared, sick
-from .data import Batch, Split, digits, one_class_each, pixels, rescaled, shuffled, table
+from ..case import Program, Proof, r_squared, sick
+from ..data import Batch, Split, digits, one_class_each, pixels, rescaled, shuffled, table
 from .networks import Convolutional
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .case import Case, Program, accuracy, cross_entropy, healthy
-from .data import Batch, Split, digits, pixels, rescaled, shuffled, text
+from ..case import Program, accuracy, cross_entropy, healthy
+from ..data import Batch, Split, digits, pixels, rescaled, shuffled, text
 from .networks import Adapted, Convolutional, Perceptron, Probed, SparseCode, Transformer
 
 
@@ -133,9 +133,3 @@ def border_pixels() -> Program:
     train, test = (rescaled(part, 0.0, 16.0) for part in pixels())
     model = Perceptron()
     return Program(model, shuffled(train, 300), test, torch.optim.Adam(model.parameters(), 5e-3))
-
-
-HEALTHY: tuple[Case, ...] = (
-    *(constant_bias, zero_classifier, dropout_in_wide_layers, low_rank_adapters),
-    *(sparse_code, linear_probe, small_gpt, border_pixels),
-)

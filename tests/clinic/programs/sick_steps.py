@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .case import Program, Proof, sick
-from .data import CLASSES, Batch, Split, digits, pixels, rescaled, shuffled
+from ..case import Program, Proof, sick
+from ..data import CLASSES, Batch, Split, digits, pixels, rescaled, shuffled
 from .networks import Convolutional, Perceptron
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .case import Program, Proof, sick
-from .data import digits, shuffled
+from ..case import Program, Proof, sick
+from ..data import digits, shuffled
 from .networks import Deep, Perceptron, stack
 
 
