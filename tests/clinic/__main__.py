@@ -19,6 +19,7 @@ from nndiag.findings import Finding
 from .case import Case
 from .judge import Judgement, Totals, judge
 from .programs import CASES
+from .records import read
 
 STYLES = {"critical": "bold red", "warning": "yellow", "info": "dim"}
 
@@ -30,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--twins", action="store_true", help="run the twins too, as healthy programs")
     parser.add_argument("--half", choices=("tuning", "check"), help="only this half of the collection")
     parser.add_argument("--bare", action="store_true", help="only prove the programs: nobody watches")
+    parser.add_argument(
+        "--from", dest="records", type=Path, metavar="DIR", help="judge records, do not train"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the marks to FILE")
     options = parser.parse_args(arguments)
     cases = [case for case in CASES if not options.only or any(name in case.name for name in options.only)]
@@ -43,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = []
     for case in cases:
         with console.status(case.name):
-            rows.append(_judged(case, twins=options.twins))
+            rows.append(_judged(case, options.records, twins=options.twins))
     every = [judgement for row in rows for judgement in row]
     console.print(_table(rows), _totals(Totals.of(every)))
     if options.json is not None:
@@ -64,9 +68,12 @@ def _proofs(cases: list[Case]) -> Table:
     return table
 
 
-def _judged(case: Case, *, twins: bool) -> list[Judgement]:
+def _judged(case: Case, records: Path | None, *, twins: bool) -> list[Judgement]:
     """A case, and its twin when asked for."""
-    return [judge(case), *([judge(case, twin=True)] if twins and case.has_twin else [])]
+    which = (False, True) if twins and case.has_twin else (False,)
+    if records is None:
+        return [judge(case, twin=twin) for twin in which]
+    return [Judgement(case, read(records, case, twin=twin), twin) for twin in which]
 
 
 def _table(rows: list[list[Judgement]]) -> Table:
@@ -133,6 +140,7 @@ def _totals(totals: Totals) -> Table:
         low, high = share.wilson()
         table.add_row(name, f"{share.value:.2f}", f"{low:.2f} to {high:.2f}", f"{share.hits} of {share.of}")
     for name, value in (
+        ("alarms per sick run, median", totals.alarms_per_sick_run),
         ("alarms per healthy run", totals.alarms_per_healthy_run),
         ("notes per healthy run", totals.notes_per_healthy_run),
     ):

@@ -71,13 +71,13 @@ class Program:
         """A plain loop that nobody watches; returns the loss of every step."""
         return [float(self.step(batch).detach()) for batch in self.batches]
 
-    def train_watched(self, **options: Any) -> tuple[nndiag.Monitor, list[float]]:
+    def train_watched(self, options: Mapping[str, Any]) -> tuple[nndiag.Monitor, list[float]]:
         """The same loop under ``nndiag.Monitor``; returns the monitor as well.
 
         Visits are never thinned (``max_overhead=None``), so that a verdict does not depend on the machine.
         """
         losses = []
-        options = {"max_overhead": None, "console": False} | options
+        options = {"max_overhead": None, "console": False, **options}
         with nndiag.Monitor(self.model, optimizer=self.optimizer, **options) as monitor:
             for batch in self.batches:
                 loss = self.step(batch)
@@ -170,9 +170,9 @@ class Case:
         torch.manual_seed(seed)
         return self.make(self.has_twin and not twin)
 
-    def run(self, *, twin: bool = False, seed: int = SEED) -> Run:
-        """Trains the program on one thread; a case is run once a process, whoever asks."""
-        return _run(self, twin, seed)
+    def run(self, *, twin: bool = False) -> Run:
+        """Trains the program as it is published; a case is run once a process, whoever asks."""
+        return _run(self, twin)
 
     def bare(self, *, twin: bool = False) -> float:
         """The metric after a training that nobody watches."""
@@ -183,13 +183,17 @@ class Case:
 
 
 @functools.cache
-def _run(case: Case, twin: bool, seed: int) -> Run:
+def _run(case: Case, twin: bool) -> Run:
     with alone():
-        program = case.build(twin=twin, seed=seed)
-        begin = time.perf_counter()
-        monitor, losses = program.train_watched()
-        seconds = time.perf_counter() - begin
-        return Run(monitor.report, program.score(), tuple(losses), seconds, dict(monitor.guard.causes))
+        return watch(case.build(twin=twin))
+
+
+def watch(program: Program, **options: Any) -> Run:
+    """Trains a program under ``nndiag.Monitor`` and tells what came of it."""
+    begin = time.perf_counter()
+    monitor, losses = program.train_watched(options)
+    seconds = time.perf_counter() - begin
+    return Run(monitor.report, program.score(), tuple(losses), seconds, dict(monitor.guard.causes))
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +70,11 @@ class Judgement:
         return not self.case.layers or (self.leading.layer is not None and self.is_right(self.leading.layer))
 
     @property
+    def is_placed(self) -> bool:
+        """Whether the first layer of the leading finding is a right one."""
+        return self.leading is not None and self.is_right(self.leading.layer or "")
+
+    @property
     def named(self) -> tuple[str, ...]:
         """The layers that alarms name, where the fault is in layers."""
         layers = (layer for finding in self.alarms for layer in finding.layers)
@@ -106,6 +112,7 @@ class Totals:
     """The marks of a collection."""
 
     shares: dict[str, Share]
+    alarms_per_sick_run: float | None
     alarms_per_healthy_run: float | None
     notes_per_healthy_run: float | None
 
@@ -115,17 +122,20 @@ class Totals:
         every = list(judgements)
         sick = [j for j in every if j.is_sick]
         well = [j for j in every if not j.is_sick]
+        local = [j for j in sick if j.case.layers]
         layers = [j.is_right(layer) for j in sick for layer in j.named]
         shares = {
             "any alarm on sick": Share(sum(bool(j.alarms) for j in sick), len(sick)),
             "right family": Share(sum(j.is_detected for j in sick), len(sick)),
             "root cause": Share(sum(j.is_root for j in sick), len(sick)),
             "right layer": Share(sum(j.is_localized for j in sick), len(sick)),
+            "right layer first": Share(sum(j.is_placed for j in local), len(local)),
             "layers named that are right": Share(sum(layers), len(layers)),
             "healthy accused": Share(sum(bool(j.alarms) for j in well), len(well)),
         }
         notes = [len(j.stated) - len(j.alarms) for j in well]
-        return cls(shares, _mean([len(j.alarms) for j in well]), _mean(notes))
+        alarms = statistics.median(len(j.alarms) for j in sick) if sick else None
+        return cls(shares, alarms, _mean([len(j.alarms) for j in well]), _mean(notes))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types."""
@@ -134,7 +144,7 @@ class Totals:
             for name, share in self.shares.items()
         }
         per_run = {"alarms": self.alarms_per_healthy_run, "notes": self.notes_per_healthy_run}
-        return {"shares": rows, "per_healthy_run": per_run}
+        return {"shares": rows, "alarms_per_sick_run": self.alarms_per_sick_run, "per_healthy_run": per_run}
 
 
 def _mean(counts: Sequence[int]) -> float | None:

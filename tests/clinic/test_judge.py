@@ -101,10 +101,13 @@ def test_resolved_warning_on_a_healthy_program_is_a_false_alarm() -> None:
 def test_totals_count_sick_programs_and_layers() -> None:
     right = judged(finding("ND202", "fc2", "head"))
     nothing, wrong = judged(), judged(finding("ND401", "fc1"))
-    shares = Totals.of([right, nothing, wrong]).shares
+    totals = Totals.of([right, nothing, wrong])
+    shares = totals.shares
     assert shares["any alarm on sick"] == Share(2, 3)
     assert shares["right family"] == shares["root cause"] == shares["right layer"] == Share(1, 3)
+    assert shares["right layer first"] == Share(1, 3)
     assert shares["layers named that are right"] == Share(1, 3)
+    assert totals.alarms_per_sick_run == 1
 
 
 @pytest.mark.parametrize(
