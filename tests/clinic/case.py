@@ -20,6 +20,7 @@ import nndiag
 from nndiag.report import Report
 
 from .data import Batch, Split
+from .rounds import moved
 
 SEED = 0
 
@@ -143,6 +144,7 @@ class Case:
         layers: Modules a right finding may name; empty for a fault of the run as a whole.
         rule: The rule that is expected to find it; the gate asks for the case once this rule exists.
         traps: Families that naive thresholds raise wrongly on a healthy program.
+        twin_follows: Rules whose advice is the very change that makes the twin.
     """
 
     name: str
@@ -154,11 +156,13 @@ class Case:
     layers: tuple[str, ...] = ()
     rule: str | None = None
     traps: tuple[str, ...] = ()
+    twin_follows: tuple[str, ...] = ()
 
     @property
     def half(self) -> Literal["tuning", "check"]:
         """Which half it belongs to: thresholds may be chosen on one, and are checked on the other."""
-        return "check" if hashlib.sha256(self.name.encode()).digest()[0] % 2 else "tuning"
+        is_odd = hashlib.sha256(self.name.encode()).digest()[0] % 2
+        return "check" if is_odd and self.name not in moved() else "tuning"
 
     @property
     def has_twin(self) -> bool:
@@ -219,11 +223,14 @@ def sick(
     proof: Proof,
     layers: tuple[str, ...] = (),
     also: tuple[str, ...] = (),
+    twin_follows: tuple[str, ...] = (),
 ) -> Callable[[Make], Case]:
     """Turns a function that makes a program, given whether it is faulty, into a case; ``also`` is accepted."""
 
     def case(make: Make) -> Case:
-        return Case(name, "sick", make, proof, family, (family, *also), layers, rule)
+        return Case(
+            *(name, "sick", make, proof, family, (family, *also), layers, rule), twin_follows=twin_follows
+        )
 
     return case
 

@@ -110,3 +110,16 @@ def text(letters: int = 16, length: int = 16, samples: int = 1024, seed: int = 4
     cut = samples * 4 // 5
     train, test = tokens[:cut], tokens[cut:]
     return Split(train[:, :-1], train[:, 1:]), Split(test[:, :-1], test[:, 1:])
+
+
+def rows() -> tuple[Split, Split]:
+    """The digits as sequences of eight rows of eight pixels, [N, 8, 8], standardized as a whole."""
+    return tuple(Split(part.x.squeeze(1), part.y) for part in digits(image=True))
+
+
+def recall(length: int, letters: int = 6, samples: int = 1600, seed: int = 5) -> tuple[Split, Split]:
+    """One-hot letters, [N, length, letters]; the answer is the first of them, all others are noise."""
+    generator = torch.Generator().manual_seed(seed)
+    letter = torch.randint(letters, (samples, length), generator=generator)
+    x, cut = torch.nn.functional.one_hot(letter, letters).float(), samples * 4 // 5
+    return Split(x[:cut], letter[:cut, 0]), Split(x[cut:], letter[cut:, 0])

@@ -21,6 +21,7 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
     "lr_too_high": ("ND101", "ND603"),
     "input_scale": ("ND701",),
     "numeric": ("ND604",),
+    "not_trained": ("ND605", "ND606"),
 }
 
 

@@ -44,7 +44,13 @@ def naive_cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
     return -(F.one_hot(batch.y, CLASSES) * logarithms).sum(1).mean()
 
 
-@sick("log(softmax)", family="numeric", rule="ND604", proof=Proof(sick=0.3, twin=0.92))
+@sick(
+    "log(softmax)",
+    family="numeric",
+    rule="ND604",
+    proof=Proof(sick=0.3, twin=0.92),
+    twin_follows=("ND604",),
+)
 def log_of_softmax(is_faulty: bool) -> Program:
     """Cross entropy by hand, without log_softmax, in a net that soon is confident about overexposed images."""
     train, test = digits()

@@ -1,0 +1,264 @@
+"""Advice, followed to the letter: a sick program is built again with what its leading finding recommends.
+
+A treatment reads the finding and nothing else of the truth. Advice that asks for another line of code in the
+forward pass or the loss cannot be followed by a machine; where the twin is the program with that line changed,
+its case says so (``twin_follows``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from nndiag.findings import Finding
+
+from .case import Program
+from .data import Batch, Split
+
+Treatment = Callable[[Program, Finding], Program | None]
+"""Changes a program, or returns None where the advice does not apply to what it finds."""
+
+
+def named(program: Program, finding: Finding) -> Iterator[nn.Module]:
+    """The modules of a finding; of a functional call, the module it is in."""
+    modules = dict(program.model.named_modules())
+    for layer in dict.fromkeys(layer.partition(":")[0] for layer in finding.layers):
+        if layer in modules:
+            yield modules[layer]
+
+
+def number(finding: Finding, name: str, default: float) -> float:
+    """One number of the evidence."""
+    value = finding.evidence.get(name)
+    return float(value) if isinstance(value, (int, float)) else default
+
+
+def optimizers(program: Program) -> Sequence[torch.optim.Optimizer]:
+    """All of them."""
+    given = program.optimizer
+    return given if isinstance(given, Sequence) else (given,)
+
+
+def with_rate_divided(program: Program, factor: float) -> Program:
+    """A lower learning rate, that of a schedule too."""
+    for optimizer in optimizers(program):
+        for group in optimizer.param_groups:
+            group["lr"] /= factor
+    if program.scheduler is not None:
+        program.scheduler.base_lrs = [rate / factor for rate in program.scheduler.base_lrs]
+    return program
+
+
+def slower_for_shift(program: Program, finding: Finding) -> Program:
+    """ND101: lower the rate by the root of how far the shift is above its limit, at least twice."""
+    shift, limit = number(finding, "shift", 1.0), number(finding, "limit", 0.005)
+    return with_rate_divided(program, max(2.0, math.sqrt(shift / limit)))
+
+
+def slower_for_ratio(program: Program, finding: Finding) -> Program:
+    """ND603: a hundredth of a weight's norm a step, or a thousandth where it was too little."""
+    ratio = number(finding, "update_ratio", 1.0)
+    return with_rate_divided(program, ratio / (1e-2 if ratio > 1e-2 else 1e-3))
+
+
+def clipped(program: Program, finding: Finding) -> Program:
+    """ND602: clip at the usual norm and lower the rate."""
+    limit = max(number(finding, "median_gradient_norm", 1.0), 1e-3)
+    for optimizer in optimizers(program):
+        optimizer.register_step_pre_hook(
+            lambda chosen, args, kwargs: (
+                torch.nn.utils.clip_grad_norm_([p for g in chosen.param_groups for p in g["params"]], limit)
+                and None
+            )
+        )
+    return with_rate_divided(program, 3.0)
+
+
+@torch.no_grad()
+def redrawn(program: Program, finding: Finding) -> Program | None:
+    """ND301, ND302, ND202: initialize anew with the module's own law, biases at zero."""
+    drawn = [
+        module for module in named(program, finding) if callable(getattr(module, "reset_parameters", None))
+    ]
+    for module in drawn:
+        module.reset_parameters()
+        bias = getattr(module, "bias", None)
+        if isinstance(bias, Tensor):
+            bias.zero_()
+    return program if drawn else None
+
+
+def slower_and_redrawn(program: Program, finding: Finding) -> Program | None:
+    """ND202: as its advice says, both."""
+    treated = redrawn(program, finding)
+    return None if treated is None else with_rate_divided(treated, 2.0)
+
+
+@torch.no_grad()
+def rescaled(program: Program, finding: Finding, by: float) -> Program | None:
+    """Initial weights of the named layers, multiplied."""
+    matrices = [
+        parameter
+        for module in named(program, finding)
+        for parameter in module.parameters(recurse=False)
+        if parameter.ndim > 1
+    ]
+    for matrix in matrices:
+        matrix.mul_(by)
+    return program if matrices else None
+
+
+def shrunk(program: Program, finding: Finding) -> Program | None:
+    """ND201: divide by the size of the pre-activations where weights start too large, else a lower rate."""
+    if number(finding, "saturated_at_first_visit", 0.0) > 0.7:
+        return rescaled(program, finding, 1 / max(1.0, number(finding, "preactivation_rms", 1.0)))
+    return with_rate_divided(program, 3.0)
+
+
+def scaled_to_gain(program: Program, finding: Finding) -> Program | None:
+    """ND311, ND312: scale each layer by the root of what it keeps of the gradient; no sigmoid in deep stacks."""
+    if any(isinstance(module, nn.Sigmoid) for module in program.model.modules()):
+        return opened(program, finding)
+    gain, layers = number(finding, "gradient_gain", 0.0), number(finding, "layers", 2.0)
+    if not 0 < gain < math.inf or gain == 1:
+        return redrawn(program, finding)
+    return rescaled(program, finding, gain ** (-0.5 / max(1.0, layers - 1)))
+
+
+@torch.no_grad()
+def opened(program: Program, _: Finding) -> Program | None:
+    """ND601: ReLU for sigmoid and tanh, and weights that keep the gradient's scale."""
+    squashing = [
+        (parent, name)
+        for parent in program.model.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, (nn.Sigmoid, nn.Tanh))
+    ]
+    for parent, name in squashing:
+        setattr(parent, name, nn.ReLU())
+    for module in program.model.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d)) and squashing:
+            nn.init.kaiming_normal_(module.weight)
+    return program if squashing else None
+
+
+def refreshed(program: Program, finding: Finding) -> Program | None:
+    """ND401, ND402, ND403, ND407: momentum .1, and statistics computed anew before evaluation."""
+    norms = [m for m in program.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return None
+    for norm in norms:
+        norm.momentum = max(norm.momentum or 0.1, 0.1)
+        norm.train()
+    metric, batches = program.metric, program.batches
+
+    @torch.no_grad()
+    def after_refresh(model: nn.Module, test: Split) -> float:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None
+            norm.train()
+        for batch in batches[-16:]:
+            model(batch.x)
+        model.eval()
+        return metric(model, test)
+
+    return replace(program, metric=after_refresh)
+
+
+def enlarged(program: Program, finding: Finding) -> Program:
+    """ND404: as many steps, each on several batches."""
+    times = max(2, round(32 / number(finding, "values_per_statistic", 8.0)))
+    count, batches = len(program.batches), program.batches
+
+    def joined(step: int) -> Batch:
+        parts = [batches[(step + place) % count] for place in range(times)]
+        return Batch(torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts]))
+
+    return replace(program, batches=[joined(step) for step in range(count)])
+
+
+def mixed(program: Program, _: Finding) -> Program:
+    """ND405: the same samples, shuffled over all batches."""
+    x, y = (torch.cat([batch[part] for batch in program.batches]) for part in (0, 1))
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    sizes = [len(batch.x) for batch in program.batches]
+    parts = zip(x[order].split(sizes), y[order].split(sizes), strict=True)
+    return replace(program, batches=[Batch(*part) for part in parts])
+
+
+def standardized(program: Program, finding: Finding) -> Program | None:
+    """ND701, ND408: inputs of mean 0 and scale 1; each column for itself where columns are unlike."""
+    x = torch.cat([batch.x for batch in program.batches])
+    if not x.is_floating_point():
+        return None
+    by_column = finding.rule == "ND408" or finding.evidence.get("fault") == "columns"
+    kept = {"dim": tuple(range(x.ndim - 1)), "keepdim": True} if by_column else {}
+    mean, std = x.mean(**kept), x.std(**kept).clamp_min(1e-12)
+    batches = [Batch((batch.x - mean) / std, batch.y) for batch in program.batches]
+    return replace(program, batches=batches, test=Split((program.test.x - mean) / std, program.test.y))
+
+
+def drops_less(program: Program, finding: Finding, p: float | None = None) -> Program | None:
+    """ND501, ND503: the p that the advice names, where p is an attribute of a module."""
+    names = [str(finding.evidence.get("dropout", "")), *finding.layers]
+    modules = dict(program.model.named_modules())
+    found = [modules[name.partition(":")[0]] for name in names if name.partition(":")[0] in modules]
+    found = [module for module in found if isinstance(getattr(module, "p", None), float)]
+    for module in found:
+        units = number(finding, "units", 16.0)
+        curve = [float(key[5:]) for key, value in finding.evidence.items() if _suffices(key, value, finding)]
+        advised = max(curve, default=0.0) if curve else min(0.5, max(0.0, 1 - 8 / units))
+        module.p = advised if p is None else p
+    return program if found else None
+
+
+def _suffices(key: str, value: object, finding: Finding) -> bool:
+    needed = number(finding, "needed", math.inf)
+    return key.startswith("at p=") and isinstance(value, (int, float)) and value >= needed
+
+
+def given_to_optimizer(program: Program, finding: Finding) -> Program | None:
+    """ND606: parameters that get gradients and are in no optimizer, or whose rate is 0."""
+    first = optimizers(program)[0]
+    groups = [group for optimizer in optimizers(program) for group in optimizer.param_groups]
+    rate = max(group["lr"] for group in groups)
+    known = {id(p): group for group in groups for p in group["params"]}
+    wanted = [p for module in named(program, finding) for p in module.parameters(recurse=False)]
+    for parameter in wanted:
+        if id(parameter) in known:
+            known[id(parameter)]["lr"] = rate
+    fresh = [parameter for parameter in wanted if id(parameter) not in known]
+    if fresh:
+        first.add_param_group({"params": fresh, "lr": rate})
+    return program if wanted else None
+
+
+TREATMENTS: dict[str, Treatment] = {
+    "ND101": slower_for_shift,
+    "ND102": lambda program, _: with_rate_divided(program, 5.0),
+    "ND201": shrunk,
+    "ND202": slower_and_redrawn,
+    "ND203": lambda program, _: with_rate_divided(program, 5.0),
+    "ND301": redrawn,
+    "ND302": redrawn,
+    "ND303": redrawn,
+    "ND311": scaled_to_gain,
+    "ND312": scaled_to_gain,
+    **dict.fromkeys(("ND401", "ND402", "ND403", "ND407"), refreshed),
+    "ND404": enlarged,
+    "ND405": mixed,
+    "ND408": standardized,
+    "ND501": drops_less,
+    "ND503": partial(drops_less, p=0.1),
+    "ND601": opened,
+    "ND602": clipped,
+    "ND603": slower_for_ratio,
+    "ND606": given_to_optimizer,
+    "ND701": standardized,
+}
