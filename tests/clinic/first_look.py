@@ -1,4 +1,4 @@
-"""``python -m tests.clinic.first_look DIR``: looks at new programs of the check half, once, and keeps what was seen."""
+"""``python -m tests.clinic.first_look DIR``: looks at new programs of the check half, and keeps what was seen."""
 
 from __future__ import annotations
 
