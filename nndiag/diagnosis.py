@@ -9,7 +9,7 @@ from typing import Any
 from nndiag.findings import Coverage, CoverageEntry, Finding, Reading, Scalar
 from nndiag.layers import LayerInfo
 from nndiag.ledger import Ledger
-from nndiag.measures import MEASURES, Measure, Visit
+from nndiag.measures import MEASURES, ON_DEMAND, Measure, Visit
 from nndiag.options import Selection
 from nndiag.report import Report
 from nndiag.rules import History
@@ -55,7 +55,8 @@ class Diagnosis:
     @property
     def measures(self) -> tuple[Measure, ...]:
         """The measures in use."""
-        return tuple(MEASURES[name] for name in self.selection.measures or MEASURES)
+        known = {**MEASURES, **ON_DEMAND}
+        return tuple(known[name] for name in self.selection.measures or MEASURES)
 
     def add(self, snapshot: Snapshot) -> Update:
         """Reads, judges and files one snapshot."""

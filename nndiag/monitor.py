@@ -31,7 +31,7 @@ class Monitor:
         model: The module that is trained.
         optimizer: Its optimizer or optimizers. None: every optimizer that holds parameters of the model.
         every_n_train_steps: Steps between regular visits, 50 by default; start-up visits come on top.
-        measures: Names of measures to take; None means all.
+        measures: Names of measures to take; None means all but those on demand (``shift_origin``).
         layers: Glob patterns on layer names, "!pattern" excludes; None means all.
         select: Rule ids or prefixes to judge ("ND2", "ND202:backbone.*"); None means all.
         ignore: Rule ids or prefixes not to judge.

@@ -11,7 +11,7 @@ from typing import Self
 
 from nndiag.errors import ConfigurationError
 from nndiag.findings import Severity
-from nndiag.measures import MEASURES, RULES
+from nndiag.measures import MEASURES, ON_DEMAND, RULES
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Selection:
     """The user's choice of measures, layers, rules and thresholds.
 
     Attributes:
-        measures: Names of measures; None means all.
+        measures: Names of measures; None means all but those on demand.
         layers: Glob patterns on layer names, "!pattern" excludes; None means all.
         select: Rule ids or prefixes ("ND2"), or "ND202:backbone.*" for some layers; None means all.
         ignore: As ``select``, for what shall not be judged.
@@ -48,8 +48,8 @@ class Selection:
         """
         chosen = _strings("measures", measures, may_be_empty=False)
         for name in chosen or ():
-            if name not in MEASURES:
-                raise ConfigurationError.unknown("measures", name, MEASURES)
+            if name not in MEASURES and name not in ON_DEMAND:
+                raise ConfigurationError.unknown("measures", name, (*MEASURES, *ON_DEMAND))
         patterns = _strings("layers", layers, may_be_empty=False)
         judged = {argument: _strings(argument, v) for argument, v in (("select", select), ("ignore", ignore))}
         for argument, rules in judged.items():

@@ -21,7 +21,7 @@ import nndiag
 from nndiag.diagnosis import Diagnosis, Update
 from nndiag.findings import Scalar, worst
 from nndiag.guard import Guard
-from nndiag.measures import MEASURES, Need
+from nndiag.measures import Need
 from nndiag.observe.observers import Observers
 from nndiag.observe.schedule import START_UP, Budget, Schedule
 from nndiag.options import MonitorOptions
@@ -62,10 +62,9 @@ class Session:
         self.options = options
         self.schedule = Schedule(options.every_n or DEFAULT_CADENCE, total_steps)
         self.budget = Budget(options.max_overhead, clock)
-        names = options.selection.measures or tuple(MEASURES)
-        needs: frozenset[Need] = frozenset().union(*(MEASURES[name].needs for name in names))
-        self.observers = Observers(root, options, needs, self.guard, clock)
         self.diagnosis = Diagnosis(options.selection, _environment(total_steps))
+        needs: frozenset[Need] = frozenset().union(*(m.needs for m in self.diagnosis.measures))
+        self.observers = Observers(root, options, needs, self.guard, clock)
         self.sinks = list(sinks)
         self.latest: Update | None = None
         self._step = self._last_step = -1
@@ -188,7 +187,8 @@ class Session:
         limit = self.budget.visit_limit_s(self.schedule.cadence)
         self.guard.call("the probe", self.observers.settle_probe, limit)
         if self._is_visit:
-            self.guard.call("the probe", self.observers.replay)
+            goes_on = self.schedule.is_visit(self._step + 1, self.budget.stride)
+            self.guard.call("the probe", self.observers.replay, self._step, goes_on=goes_on)
             if self.schedule.is_experiment(self._step):
                 self.guard.call("the probe's experiments", self.observers.experiment)
 

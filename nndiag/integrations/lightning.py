@@ -43,7 +43,7 @@ class DiagnosticsMonitor(_Callback):
     Args:
         every_n_train_steps: Steps between regular visits; None takes the Trainer's ``log_every_n_steps``.
             Start-up visits come on top.
-        measures: Names of measures to take; None means all.
+        measures: Names of measures to take; None means all but those on demand (``shift_origin``).
         layers: Glob patterns on layer names, "!pattern" excludes; None means all.
         select: Rule ids or prefixes to judge ("ND2", "ND202:backbone.*"); None means all.
         ignore: Rule ids or prefixes not to judge.

@@ -1,4 +1,4 @@
-"""One file, one measure. The registry below is the only list of them."""
+"""One file, one measure. The registries below are the only lists of them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from nndiag.measures import (
     neuron_symmetry,
     norm_drift,
     saturation,
+    shift_origin,
 )
 from nndiag.measures.base import Measure, Need, Visit
 from nndiag.rules import Rule
@@ -32,8 +33,11 @@ MEASURES: Mapping[str, Measure] = {
         coverage,
     )
 }
+ON_DEMAND: Mapping[str, Measure] = {shift_origin.MEASURE.name: shift_origin.MEASURE}
+"""Measures that are taken only when named: they explain more than they judge, and cost more."""
+
 RULES: Mapping[str, Rule] = {
     rule.id: rule for rule in sorted((r for m in MEASURES.values() for r in m.rules), key=lambda r: r.id)
 }
 
-__all__ = ["MEASURES", "RULES", "Measure", "Need", "Visit"]
+__all__ = ["MEASURES", "ON_DEMAND", "RULES", "Measure", "Need", "Visit"]

@@ -97,7 +97,7 @@ def _compare(now: Snapshot, before: Snapshot, info: LayerInfo, name: str) -> Ite
         return
     old, new = (there.mean.numpy(), there.variance.numpy()), (here.mean.numpy(), here.variance.numpy())
     distances = hellinger2(*old, *new)
-    known = np.isfinite(distances) & ~(_is_constant(*old) & _is_constant(*new))
+    known = np.isfinite(distances) & ~(is_constant(*old) & is_constant(*new))
     if not known.any():
         return
     value, resolution = float(distances[known].mean()), None
@@ -119,7 +119,7 @@ def _compare(now: Snapshot, before: Snapshot, info: LayerInfo, name: str) -> Ite
     yield Reading(_NAME, name, info.name, now.step, value, resolution, int(here.k), units, detail)
 
 
-def _is_constant(mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
+def is_constant(mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
     """Units that tell no samples apart, up to rounding: in standard deviations anything would move them."""
     size = math.sqrt(float((mean**2 + variance).mean()))
     return np.asarray(np.sqrt(variance) <= 1e-5 * np.maximum(np.abs(mean), size))

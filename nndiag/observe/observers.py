@@ -14,6 +14,7 @@ from nndiag.layers import discover
 from nndiag.measures import Need
 from nndiag.observe.batches import BatchWindow
 from nndiag.observe.buffers import NormObserver, training_statistics
+from nndiag.observe.burst import Burst
 from nndiag.observe.experiments import dropout_masks
 from nndiag.observe.observation import Observation
 from nndiag.observe.probe import Experiment, Probe
@@ -51,14 +52,14 @@ class Observers:
         self.stream = Stream(
             root, self.wiring, needs, self._keeps, functools.partial(guard.report, "the stream")
         )
-        self.weights = WeightsObserver(
-            root, {name: info for name, info in layers.items() if self._keeps(name)}, needs
-        )
+        kept = {name: info for name, info in layers.items() if self._keeps(name)}
+        self.weights = WeightsObserver(root, kept, needs)
         self.updates = UpdatesObserver(
             root, {alias: info.name for info in layers.values() for alias in info.aliases}, self._keeps
         )
-        self.norms = NormObserver(root, {name: info for name, info in layers.items() if self._keeps(name)})
+        self.norms = NormObserver(root, kept)
         self.batches = BatchWindow()
+        self.burst = Burst(root, kept) if Need.SHIFT_ORIGIN in needs else None
         self.is_recording = False
         self._has_tape = False
         self._batches = 0
@@ -118,13 +119,24 @@ class Observers:
             self.probe.time_limit_s = time_limit_s
             self.probe.certify()
 
-    def replay(self) -> None:
-        """One visit of the probe."""
+    def replay(self, step: int, *, goes_on: bool) -> None:
+        """One visit of the probe.
+
+        Args:
+            step: The step that is visited.
+            goes_on: Whether the next step is visited too.
+        """
         probe = self.probe
         if probe is None or not probe.certified:
             self.stream.stands_in_for_probe = probe is None or probe.refusal is not None
             return
-        self._evaluated = self._play(probe)
+        if self.burst is None:
+            self._evaluated = self._play(probe)
+        else:
+            again = functools.partial(self.burst.replayed, step=step, keeps=goes_on)
+            self._evaluated = self._play(probe, experiment=again)
+            if probe.refusal is not None:  # nothing of a recorded batch is kept
+                self.burst = None
         self.stream.stands_in_for_probe = probe.refusal is not None
         for key in probe.stale:
             self._seen.notes.append(f"{key} is replayed on inputs frozen when they were recorded")
@@ -163,7 +175,7 @@ class Observers:
         self, probe: Probe, variant: Variant = "", experiment: Experiment = nullcontext
     ) -> list[list[Tensor]]:
         rows = None if probe.whole else probe.rows
-        reader = TapReader(self.wiring, self._needs, "probe", self._keeps, rows, variant)
+        reader = TapReader(self.wiring, self._needs, "probe", self._keeps, rows, variant, burst=self.burst)
         outputs = probe.replay(reader, experiment)
         reader.finish_pass()
         self._seen.absorb(reader.seen)

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from nndiag.layers import LayerInfo
 from nndiag.measures import Need
+from nndiag.observe.burst import Burst
 from nndiag.observe.observation import Observation
-from nndiag.observe.taps import activations, attentions, dropouts, inputs, norms, outputs
+from nndiag.observe.taps import activations, attentions, bursts, dropouts, inputs, norms, outputs
 from nndiag.observe.taps.table import Observer, Variant
 from nndiag.observe.watch import Call
 from nndiag.observe.wiring import Wiring, first_tensor
@@ -18,7 +19,9 @@ from nndiag.snapshot import Gap, Key, Tap
 from nndiag.statistics import Rows, Statistic, Unreadable, canonical
 
 READERS = tuple(
-    reader for kind in (activations, attentions, outputs, inputs, norms, dropouts) for reader in kind.READERS
+    reader
+    for kind in (activations, attentions, outputs, inputs, norms, dropouts, bursts)
+    for reader in kind.READERS
 )
 """Everything that is read of passing calls."""
 
@@ -38,6 +41,7 @@ class TapReader:
         rows: The sample axis of a call, where it was certified.
         variant: How the replay differs from evaluation.
         stands_in: Whether the stream also reads what else only the probe reads.
+        burst: Runs layers on their inputs of the step before, where a measure asks for it.
     """
 
     def __init__(
@@ -49,11 +53,13 @@ class TapReader:
         rows: Callable[[str], Rows | None] | None = None,
         variant: Variant = "",
         stands_in: bool = False,
+        burst: Burst | None = None,
     ) -> None:
         self.wiring = wiring
         wiring.begin_pass()
         self.seen = Observation()
         self.observer, self.variant, self.stands_in = observer, variant, stands_in
+        self.burst = burst
         self._needs = needs
         self._keeps = keeps
         self._rows = rows
