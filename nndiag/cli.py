@@ -68,7 +68,7 @@ def _options(
 def demo(
     out: Annotated[Path, typer.Option(help="Where event files and reports go.")] = Path("nndiag-demo"),
 ) -> None:
-    """Train a sick and a healthy network on real digits; print what was found."""
+    """Train four sick networks and their healthy twin on real digits; print what was found."""
     from rich.console import Console
 
     from nndiag import demo as demonstration

@@ -308,7 +308,7 @@ DRAWING_METHODS = (
     "log_normal_",
     "cauchy_",
 )
-RESTORES = {"observe/sandbox.py", "observe/experiments.py", "demo.py"}
+RESTORES = {"observe/sandbox.py", "observe/experiments.py", "demo/stage.py"}
 """The sandbox puts every generator back; experiments run inside it; the demo is a program of its own."""
 
 

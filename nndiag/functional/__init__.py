@@ -20,7 +20,14 @@ from nndiag.functional.dropout import (
     what_if,
 )
 from nndiag.functional.homogeneity import Dispersion, Homogeneity, homogeneity, label_dispersion
-from nndiag.functional.initialization import LAWS, Law, critical_gain, fitting_laws, ks_critical
+from nndiag.functional.initialization import (
+    LAWS,
+    UNKNOWN_LAW,
+    Law,
+    critical_gain,
+    fitting_laws,
+    ks_critical,
+)
 from nndiag.functional.normalization import (
     SignalGain,
     effective_rate,
@@ -44,6 +51,7 @@ __all__ = [
     "ELEMENTWISE",
     "GRID",
     "LAWS",
+    "UNKNOWN_LAW",
     "Dispersion",
     "Homogeneity",
     "Law",

@@ -52,6 +52,10 @@ def ks_critical(samples: int, alpha: float = 1e-3) -> float:
     return math.sqrt(-math.log(alpha / 2) / 2) / (root + 0.12 + 0.11 / root)
 
 
+UNKNOWN_LAW = "none of the known ones"
+"""What is said of weights that fit no law: learned ones, as a rule."""
+
+
 def fitting_laws(
     std: float, entries: int, distances: Mapping[str, float], sampled: int, fan_in: int, fan_out: int
 ) -> list[str]:

@@ -67,7 +67,7 @@ def read(visit: Visit) -> Iterator[Reading | CoverageEntry]:
         readings = list(_read_layer(visit, info))
         yield from readings
         if not readings:
-            yield CoverageEntry(info.name, _NAME, "not observed", _why(visit, info))
+            yield CoverageEntry(info.name, _NAME, "not observed", _why(visit, info.name))
 
 
 def _is_judged(now: Snapshot, info: LayerInfo) -> bool:
@@ -149,12 +149,15 @@ def _is_warming_up(now: Snapshot, info: LayerInfo) -> bool:
     )
 
 
-def _why(visit: Visit, info: LayerInfo) -> str:
+def _why(visit: Visit, layer: str) -> str:
     now = visit.now
     if visit.previous is None:
         return "a shift needs two visits with the same samples"
-    gaps = (now.gaps.get(Gap(info.name, "output", observer)) for observer in ("probe", "stream"))
-    return next((gap for gap in gaps if gap), "not called in the observed steps")
+    gaps = (now.gaps.get(Gap(layer, "output", observer)) for observer in ("probe", "stream"))
+    reason = next((gap for gap in gaps if gap), None)
+    if reason is None and any(key.statistic == "moments" for key in now.statistics if key.layer == layer):
+        reason = "no unit tells samples apart"
+    return reason or "not called in the observed steps"
 
 
 def _is_warm(view: View) -> bool:
@@ -281,7 +284,10 @@ MEASURE = Measure(
             advise=_advise_fast,
             threshold=0.005,
             is_of_run=True,
-            explains=("ND102", "ND201", "ND202", "ND203", "ND311", "ND602", "ND603", "ND604"),
+            explains=(
+                *("ND102", "ND201", "ND202", "ND203", "ND311", "ND602", "ND603", "ND604"),
+                *("ND401", "ND402", "ND403", "ND406", "ND501"),
+            ),
         ),
         Rule(
             id="ND102",

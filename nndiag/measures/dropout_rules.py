@@ -48,7 +48,7 @@ def _judge_capacity(view: View) -> Verdict | None:
     if dof is None or not classes or not _can_judge(dof.detail, classes, dof.n or 0):
         return None
     upper = float(dof.detail["upper"] or 0)
-    if upper >= needed:
+    if upper >= needed or float(evidence.get("at p=0") or 0) < needed:  # then it is not the dropout
         return None
     evidence |= {"needed": needed, "fault": "freedom", "upper": round(upper, 3)}
     severity = Severity.WARNING if upper < view.threshold * needed else Severity.INFO

@@ -14,7 +14,14 @@ import math
 from collections.abc import Iterator
 
 from nndiag.findings import CoverageEntry, Reading, Scalar, Severity
-from nndiag.functional import critical_gain, fitting_laws, gradient_ratios, total_gain, variance_share
+from nndiag.functional import (
+    UNKNOWN_LAW,
+    critical_gain,
+    fitting_laws,
+    gradient_ratios,
+    total_gain,
+    variance_share,
+)
 from nndiag.layers import LayerInfo
 from nndiag.measures.base import Measure, Need, Visit
 from nndiag.rules import Advice, Case, Rule, Verdict, View
@@ -77,7 +84,7 @@ def _read_law(now: Snapshot, info: LayerInfo) -> Iterator[Reading]:
     else:
         laws = fitting_laws(std, int(law.entries), distances, int(law.sampled), info.fan_in, info.fan_out)
     detail: dict[str, Scalar] = {
-        "laws": "; ".join(laws) or "none of the known ones",
+        "laws": "; ".join(laws) or UNKNOWN_LAW,
         "critical_gain": critical_gain(info.activation),
         "std": round(std, 6),
         "applies": not info.before_norm and not info.is_output,

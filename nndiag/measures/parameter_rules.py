@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nndiag.findings import Scalar, Severity
+from nndiag.functional import UNKNOWN_LAW
 from nndiag.rules import ABSTAIN, Abstention, Advice, Case, Rule, Verdict, View
 
 _NAME = "gradient_flow"
@@ -12,6 +13,9 @@ SILENT_VISITS = 9
 
 SILENT_SHARE = 0.25
 """Share of all trainable numbers without a gradient from which that is a warning: an unused head is not."""
+
+LAW_ENTRIES = 1000
+"""Weights from which learned ones are told from freshly drawn ones."""
 
 
 def _judge_silent(view: View) -> Verdict | Abstention | None:
@@ -60,7 +64,19 @@ def _judge_resting(view: View) -> Verdict | Abstention | None:
     evidence["in_optimizer"] = detail["owned"]
     evidence["lr"] = 0.0 if detail["idle"] else detail["lr"]
     lost = bool(detail["owned"]) and bool(evidence["lr"])
-    return Verdict(Severity.WARNING if lost else Severity.INFO, series.last.value, evidence)
+    evidence["initial_law"] = _random_law(view)
+    is_forgotten = evidence["initial_law"] is not None and any("weight" in name for name in always)
+    severity = Severity.WARNING if lost or is_forgotten else Severity.INFO
+    return Verdict(severity, series.last.value, evidence)
+
+
+def _random_law(view: View) -> str | None:
+    """The law that the layer's first weights were drawn from; None for weights that were learned elsewhere."""
+    gain = view.series("weight_gain", "initialization")
+    if gain is None or (gain.first.n or 0) < LAW_ENTRIES:
+        return None
+    law = str(gain.first.detail["laws"])
+    return None if law == UNKNOWN_LAW else law
 
 
 def _advise_silent(case: Case) -> Advice:
@@ -83,8 +99,9 @@ def _advise_resting(case: Case) -> Advice:
         else "they are in no optimizer, or its learning rate is 0: pass them to the optimizer, or set"
         " requires_grad_(False) to save their gradients"
     )
+    fresh = f" Its weights are as they were drawn: {e['initial_law']}." if e["initial_law"] else ""
     return Advice(
-        f"{e['parameters']} of {case.where} get gradients, and did not move at any of {e['visits']} visits.",
+        f"{e['parameters']} of {case.where} get gradients, and did not move at any of {e['visits']} visits.{fresh}",
         f"Most likely {why}. It worked when `nndiag/gradient_flow/resting_share` of this layer is 0.",
     )
 

@@ -281,7 +281,7 @@ def _rules() -> Iterable[Rule]:
         advise=_advise_dead,
         threshold=0.75,
         lead="earliest",
-        explains=("ND302", "ND311", "ND601", "ND605"),
+        explains=("ND302", "ND311", "ND406", "ND501", "ND601", "ND605"),
     )
     yield Rule(
         id="ND203",

@@ -290,3 +290,14 @@ def test_a_layer_unfrozen_with_a_jump() -> None:
     assert "ND102" in found
     assert "2" in found["ND102"].layers
     assert "ND101" not in found
+
+
+def test_a_layer_that_tells_no_samples_apart_is_not_called_unseen() -> None:
+    def muted() -> nn.Sequential:
+        model = stack(nn.ReLU, depth=1)
+        nn.init.zeros_(model[0].weight)
+        model[0].weight.requires_grad_(False)
+        return model
+
+    watched = run(muted, 6, lambda all_: torch.optim.SGD([p for p in all_ if p.requires_grad], lr=0.1))
+    assert watched.report.coverage.of("0", "activation_shift").reason == "no unit tells samples apart"

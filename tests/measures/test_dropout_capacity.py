@@ -125,6 +125,17 @@ def test_a_little_less_freedom_than_needed_is_a_note() -> None:
     assert 4.5 < finding.evidence["upper"] < 9
 
 
+def test_dropout_is_not_to_blame_for_units_that_are_dead_without_it() -> None:
+    def dying() -> nn.Sequential:
+        model = dropped(0.9, 24)
+        nn.init.constant_(model[0].bias, -50.0)
+        return model
+
+    watched = run(dying)
+    assert watched.reading("effective_dof", "2").detail["at p=0"] == 0
+    assert "ND501" not in watched.findings()
+
+
 def test_dropout_on_the_output() -> None:
     watched = run(lambda: nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10), nn.Dropout(0.2)))
     finding = watched.findings()["ND501"]

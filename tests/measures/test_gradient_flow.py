@@ -306,12 +306,30 @@ def some(parameters: Iterator[nn.Parameter], *, idle: bool) -> torch.optim.Optim
 
 
 @pytest.mark.parametrize("idle", [False, True], ids=["in no optimizer", "rate of zero"])
-def test_a_layer_that_nobody_updates_is_a_note(idle: bool) -> None:
-    watched = run(partial(stack, nn.ReLU), 22, partial(some, idle=idle))
+def test_a_small_layer_that_nobody_updates_is_a_note(idle: bool) -> None:
+    watched = run(partial(stack, nn.ReLU, width=8), 22, partial(some, idle=idle))
     finding = watched.findings()["ND606"]
     assert (finding.severity, finding.layers) == ("info", ("0",))
     assert (finding.evidence["in_optimizer"], finding.evidence["lr"]) == (idle, 0.0 if idle else 0.1)
+    assert finding.evidence["initial_law"] is None
     assert warnings_of(watched) == []
+
+
+def wide(*, is_learned: bool) -> nn.Sequential:
+    """Enough weights in the first layer to tell learned ones from drawn ones."""
+    model = stack(nn.ReLU, width=128)
+    if is_learned:
+        with torch.no_grad():
+            model[0].weight.pow_(3).mul_(50)
+    return model
+
+
+@pytest.mark.parametrize("is_learned", [False, True])
+def test_a_layer_left_as_it_was_drawn_is_a_warning_and_a_learned_one_a_note(is_learned: bool) -> None:
+    watched = run(partial(wide, is_learned=is_learned), 22, partial(some, idle=False))
+    finding = watched.findings()["ND606"]
+    assert finding.severity == ("info" if is_learned else "warning")
+    assert ("as they were drawn" in finding.message) == (not is_learned)
 
 
 def test_updates_below_the_resolution_of_bf16() -> None:
