@@ -3,9 +3,53 @@
 from __future__ import annotations
 
 from ..case import Case
-from . import healthy_traps, sick_norms, sick_steps, sick_weights
+from . import (
+    healthy_dropout,
+    healthy_games,
+    healthy_norms,
+    healthy_schedules,
+    healthy_tails,
+    healthy_traps,
+    healthy_units,
+    sick_copies,
+    sick_depth,
+    sick_dropout,
+    sick_features,
+    sick_norms,
+    sick_rates,
+    sick_scales,
+    sick_statistics,
+    sick_steps,
+    sick_tails,
+    sick_units,
+    sick_untrained,
+    sick_values,
+    sick_weights,
+)
 
-MODULES = (sick_weights, sick_norms, sick_steps, healthy_traps)
+MODULES = (
+    sick_weights,
+    sick_norms,
+    sick_steps,
+    sick_depth,
+    sick_rates,
+    sick_values,
+    sick_untrained,
+    sick_dropout,
+    sick_statistics,
+    sick_features,
+    healthy_traps,
+    healthy_schedules,
+    healthy_games,
+    healthy_norms,
+    healthy_dropout,
+    sick_copies,
+    sick_scales,
+    sick_tails,
+    sick_units,
+    healthy_units,
+    healthy_tails,
+)
 
 CASES: tuple[Case, ...] = tuple(
     value for module in MODULES for value in vars(module).values() if isinstance(value, Case)

@@ -108,16 +108,15 @@ class Normed(nn.Module):
 class Residual(nn.Module):
     """A basic block; its branch is left out for whole samples at random when ``keep`` is below one."""
 
-    def __init__(self, channels: int, norm: Norm, keep: float, p: float) -> None:
+    def __init__(self, channels: int, norm: Norm, keep: float) -> None:
         super().__init__()
         self.keep = keep
         self.conv1, self.norm1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False), norm(channels)
-        self.drop = nn.Dropout2d(p)
         self.conv2, self.norm2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False), norm(channels)
 
     def branch(self, x: Tensor) -> Tensor:
         """What is added to the input."""
-        return self.norm2(self.conv2(self.drop(F.relu(self.norm1(self.conv1(x))))))
+        return self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
 
     def forward(self, x: Tensor) -> Tensor:
         added = self.branch(x)
@@ -129,12 +128,10 @@ class Residual(nn.Module):
 class ResNet(nn.Module):
     """A stem and two stages on 8 x 8 images; the head reads the mean over all places."""
 
-    def __init__(
-        self, norm: Norm = nn.BatchNorm2d, *, width: int = 16, keep: float = 1.0, p: float = 0.0
-    ) -> None:
+    def __init__(self, norm: Norm = nn.BatchNorm2d, *, width: int = 16, keep: float = 1.0) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(1, width, 3, padding=1, bias=False), norm(width), nn.ReLU())
-        self.stages = nn.ModuleList(Residual(width, norm, keep, p) for _ in range(2))
+        self.stages = nn.ModuleList(Residual(width, norm, keep) for _ in range(2))
         self.head = nn.Linear(4 * width, 10)
 
     def forward(self, x: Tensor) -> Tensor:

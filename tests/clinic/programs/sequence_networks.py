@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..data import Batch
+
 
 class Recurrent(nn.Module):
     """A recurrent layer of any kind, and a head that reads its last output."""
@@ -38,6 +40,11 @@ class LanguageModel(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.decoder(self.rnn(self.embed(tokens))[0])
+
+
+def next_letter(model: nn.Module, batch: Batch) -> Tensor:
+    """Cross entropy over all places."""
+    return F.cross_entropy(model(batch.x).flatten(0, 1), batch.y.flatten())
 
 
 class Mixer(nn.Module):
