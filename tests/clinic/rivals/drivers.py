@@ -140,10 +140,9 @@ def _of_a_batch(words: str) -> Statement:
 
 def _without_numbers(said: Statement) -> Statement:
     """The same words at another value are the same statement."""
-    kind = " ".join(word for word in said.kind.split() if not any(letter.isdigit() for letter in word))
-    if "dormant" in said.kind:
-        kind = "dormant"
-    return Statement(kind, said.text, said.level, said.layers)
+    words = said.kind.partition("(")[0].split()
+    kind = " ".join(word for word in words if not any(letter.isdigit() for letter in word))
+    return Statement("dormant" if "dormant" in kind else kind, said.text, said.level, said.layers)
 
 
 def _level(name: str) -> Level:
