@@ -1,14 +1,12 @@
 """TensorBoard: one event a visit, a few scalars, the report under Text, histograms where something is wrong.
 
 Hundreds of charts help nobody, and load slowly. A reading is one scalar, its worst value over layers; the
-layers themselves are in the report and in the record.
+layers themselves are in what the dashboard draws (``tab.py``), in the report and in the record.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +15,7 @@ from nndiag import compat
 from nndiag.diagnosis import Update
 from nndiag.findings import Finding, Severity
 from nndiag.report import Report
+from nndiag.sinks.tab import TabData, stable_tag
 from nndiag.sinks.worst import worst_readings
 from nndiag.statistics import Histogram
 
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 TEXT_TAG = "nndiag/report/text_summary"
 MAX_SCALARS = 60
 MAX_HISTOGRAMS = 8
-_MAX_TAG = 200
 
 
 class TensorBoardSink:
@@ -40,6 +38,7 @@ class TensorBoardSink:
         self._open: Callable[[int], Any] | None = writer if callable(writer) else None
         self._writer = None if callable(writer) else writer
         self._tags: set[str] = set()
+        self._tab = TabData()
         self._critical: frozenset[str] = frozenset()
         self._step = -1
 
@@ -67,7 +66,9 @@ class TensorBoardSink:
         if report.readings:
             from tensorboard.compat.proto.summary_pb2 import Summary
 
-            compat.write_summary(self._writer, Summary(value=[_text(report.to_markdown())]), self._step + 1)
+            ending = self._tab.ending(report, compat.event_writer(self._writer))
+            summary = Summary(value=[_text(report.to_markdown()), *ending])
+            compat.write_summary(self._writer, summary, self._step + 1)
         self._writer.flush()
         if self._open is not None:
             self._writer.close()
@@ -81,6 +82,7 @@ class TensorBoardSink:
             report = Report(update.findings, update.readings, update.coverage, {"last_step": update.step})
             values.append(_text(report.to_markdown()))
         values += [_histogram(tag, histogram) for tag, histogram in _histograms(update)]
+        values += self._tab.values(update, compat.event_writer(self._writer))
         return Summary(value=values)
 
     def _scalars(self, update: Update) -> Iterator[tuple[str, float]]:
@@ -109,15 +111,6 @@ def own_writer(log_dir: str | os.PathLike[str]) -> Callable[[int], Any]:
         return SummaryWriter(str(Path(log_dir) / "nndiag"), purge_step=step)
 
     return open_writer
-
-
-def stable_tag(name: str) -> str:
-    """A tag that is short, plain, and distinct for distinct names."""
-    kept = re.sub(r"[^A-Za-z0-9_./:#-]", "_", name)
-    if kept == name and len(name) <= _MAX_TAG:
-        return name
-    digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:8]
-    return f"{kept[: _MAX_TAG - 9]}-{digest}"
 
 
 def _text(markdown: str) -> Summary.Value:

@@ -156,7 +156,13 @@ def test_loaders_agree_with_what_was_written(run: tuple[Path, nndiag.Report]) ->
         for event in EventFileLoader(str(path)).Load()
         for value in event.summary.value
     )
-    assert set(classes) == {"scalars", "text", "histograms"}
+    assert set(classes) == {
+        "scalars",
+        "text",
+        "histograms",
+        "nndiag",
+        "",
+    }  # described once a file: the rest ""
     assert classes["scalars"] == sum(tags_of(run[0], "simple_value").values())
     assert classes["histograms"] == sum(tags_of(run[0], "histo").values())
 

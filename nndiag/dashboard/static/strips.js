@@ -1,0 +1,121 @@
+// The network at a glance: each reading a strip, the layers from left to right as they run.
+import {color, fitted, h, layerName, number, plain, title, words} from './dom.js';
+import {grouped, inOrder, severities} from './order.js';
+import {makeScale, shade, shades} from './scale.js';
+import {csvButton, table} from './table.js';
+
+const HEIGHT = 18;
+const MOST_GROUPS = 24;
+
+/** The card; `draw(isDark)` paints it. */
+export function stripsCard(run, state, go) {
+  const order = inOrder(run.layers), readings = run.readings.filter((r) => r.values.some((v) => !Number.isNaN(v)));
+  const readout = h('p', {class: 'readout', role: 'status'}, hint());
+  const painters = [];
+  const found = severities(run);
+  const say = (text) => { readout.replaceChildren(...text); };
+  const open = (reading, place) => go({view: 'map', reading: keyOf(reading), layer: place == null ? state.layer : run.layers[place].name});
+
+  const measures = byMeasure(readings);
+  const rows = measures.flatMap(([measure, own]) => [
+    h('h3', {class: 'measure', title: plain(own[0].about, 300)}, title(measure)),
+    own.map((reading) => strip(run, order, reading, {painters, say, open})),
+  ]);
+  const columns = ['layer', ...readings.map((r) => `${r.measure}/${r.reading}`)];
+  const asRows = () => order.map((place) => [run.layers[place].name, ...readings.map((r) => r.values[place])]);
+  const card = h('section', {class: 'card', 'aria-label': 'All measures by layer'},
+    h('div', {class: 'head'}, h('h2', {}, 'The network at a glance'),
+      h('div', {class: 'tools'},
+        h('button', {type: 'button', class: 'quiet', 'data-key': 'strips-table', 'aria-pressed': String(state.table === 'strips'), onclick: () => go({table: state.table === 'strips' ? null : 'strips'})}, 'Show as table'),
+        csvButton(`${run.name}-newest`, columns, asRows))),
+    h('p', {class: 'muted'}, 'Newest value of each reading. Layers run from left to right. Violet wants a look: a rule judges that reading. Gray only says how large a value is; ratios are orange below 1 and violet above.'),
+    state.table === 'strips' ? table(`Newest values of ${plain(run.name)}`, columns, asRows())
+      : [h('div', {class: 'strips'}, found.size ? foundStrip(run, order, found, {painters, say, go}) : null, rows, groupNames(run, order)), readout]);
+  return {card, draw: (isDark) => painters.forEach((paint) => paint(isDark))};
+}
+
+/** The name of a reading in the address. */
+export const keyOf = (reading) => `${reading.measure}/${reading.reading}`;
+
+const hint = () => 'Point at a strip to read a value; press to see it over the steps.';
+
+function byMeasure(readings) {
+  const found = new Map();
+  for (const reading of readings) found.set(reading.measure, [...(found.get(reading.measure) ?? []), reading]);
+  return [...found];
+}
+
+function strip(run, order, reading, {painters, say, open}) {
+  const scale = makeScale(reading), canvas = h('canvas', {'aria-hidden': 'true'});
+  const seen = order.filter((place) => !Number.isNaN(reading.values[place]));
+  const worst = seen.reduce((best, place) => (best == null || scale.badness(reading.values[place]) > scale.badness(reading.values[best]) ? place : best), null);
+  const value = worst == null ? '–' : number(reading.values[worst]);
+  let at = null;
+  const tell = (column) => {
+    const place = order[column];
+    at = column;
+    say([layerName(run.layers[place].name), ` · ${words(reading.reading)} ${number(reading.values[place])}`, reading.steps[place] == null ? ' (no value)' : ` at step ${reading.steps[place].toLocaleString('en')}`]);
+  };
+  painters.push((isDark) => {
+    const width = canvas.parentElement.clientWidth;
+    if (!width) return;
+    const context = fitted(canvas, width, HEIGHT), lut = shades(scale, isDark), none = color('--none');
+    order.forEach((place, column) => {
+      const left = column / order.length * width, w = width / order.length;
+      const index = shade(scale, reading.values[place]);
+      context.fillStyle = index < 0 ? none : `rgb(${lut[index * 3]} ${lut[index * 3 + 1]} ${lut[index * 3 + 2]})`;
+      context.fillRect(left, 0, Math.max(1, w - (w > 6 ? 1.5 : 0)), HEIGHT);
+    });
+  });
+  const columnOf = (event) => {
+    const box = canvas.getBoundingClientRect();
+    return Math.max(0, Math.min(order.length - 1, Math.floor((event.clientX - box.left) / box.width * order.length)));
+  };
+  const keys = (event) => {
+    const step = {ArrowLeft: -1, ArrowRight: 1}[event.key];
+    if (!step) return;
+    event.preventDefault();
+    tell(Math.max(0, Math.min(order.length - 1, (at ?? (step > 0 ? -1 : order.length)) + step)));
+  };
+  return [
+    h('button', {type: 'button', class: 'reading link', 'data-reading': keyOf(reading), onkeydown: keys, onclick: () => open(reading, at ?? worst),
+      'aria-label': `${words(reading.measure)}: ${words(reading.reading)}, worst ${value}${worst == null ? '' : ` at ${plain(run.layers[worst].name)}`}. Arrow keys go through the layers.`}, words(reading.reading)),
+    h('div', {class: 'strip', onpointermove: (event) => tell(columnOf(event)), onpointerleave: () => { at = null; say([hint()]); }, onclick: (event) => open(reading, order[columnOf(event)])}, canvas),
+    h('span', {class: 'worst n', title: worst == null ? '' : `worst: ${plain(run.layers[worst].name)}`}, value),
+  ];
+}
+
+function foundStrip(run, order, found, {painters, say, go}) {
+  const canvas = h('canvas', {'aria-hidden': 'true'});
+  painters.push((isDark) => {
+    const width = canvas.parentElement.clientWidth;
+    if (!width) return;
+    const context = fitted(canvas, width, HEIGHT);
+    order.forEach((place, column) => {
+      const severity = found.get(run.layers[place].name), w = width / order.length;
+      context.fillStyle = severity ? color(`--${severity}`) : color('--none');
+      const size = severity ? HEIGHT : 4;
+      context.fillRect(column / order.length * width, (HEIGHT - size) / 2, Math.max(severity ? 2 : 1, w - (w > 6 ? 1.5 : 0)), size);
+    });
+  });
+  const layerAt = (event) => {
+    const box = canvas.getBoundingClientRect();
+    return run.layers[order[Math.max(0, Math.min(order.length - 1, Math.floor((event.clientX - box.left) / box.width * order.length)))]].name;
+  };
+  const tell = (event) => { const name = layerAt(event); say([layerName(name), ` · ${found.get(name) ?? 'no active finding'}`]); };
+  return [h('span', {class: 'reading strong'}, 'findings'),
+    h('div', {class: 'strip', onpointermove: tell, onclick: (event) => go({view: 'layer', layer: layerAt(event)})}, canvas),
+    h('span', {class: 'worst n'}, String(found.size))];
+}
+
+/** The modules below the strips, as wide as they have layers. */
+function groupNames(run, order) {
+  const groups = grouped(run.layers, order);
+  if (groups.length < 2 || groups.length > MOST_GROUPS) return null;
+  return [h('span', {}), h('div', {class: 'groups', 'aria-hidden': 'true'}, groups.map((group) => {
+    const isWide = group.members.length > 0.04 * order.length;
+    const label = h('span', {title: plain(group.name)}, isWide ? plain(group.name, 40) : '');
+    label.style.flexGrow = String(group.members.length);
+    return label;
+  })), h('span', {})];
+}

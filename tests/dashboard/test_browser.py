@@ -1,0 +1,416 @@
+"""The page in a browser, alone and inside TensorBoard. Skipped where there is no Chromium or Playwright."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dashboard.runs import ROUTE, block_names, client_of, get, wait_for, write_run
+from nndiag.events import SCHEMA_VERSION
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+expect = sync_api.expect
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+FLAGS = "--no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update"
+NAMES = block_names(2)
+PAGE = "/data/plugin_entry.html?name=nndiag"
+BAD = "blocks.1.attn.qkv"
+
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium, or set CHROMIUM"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """One browser for all tests."""
+    with sync_api.sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
+        yield found
+        found.close()
+
+
+def serve(logdir: Path, runs: int, last: int = 30) -> Iterator[str]:
+    """The address of a TensorBoard that has loaded so many runs up to a step, until the test is over."""
+    from werkzeug.serving import make_server
+
+    client, _kept = client_of(logdir)
+    wait_for(lambda: sum(row["step"] == last for row in get(client, "runs")["runs"]) >= runs)
+    server = make_server("127.0.0.1", 0, client.application, threaded=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join(timeout=10)
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def logdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs: one sick, one not."""
+    root = tmp_path_factory.mktemp("logs")
+    write_run(root / "sick")
+    write_run(root / "well", is_sick=False, shift=0.01)
+    return root
+
+
+@pytest.fixture(scope="module")
+def address(logdir: Path) -> Iterator[str]:
+    """TensorBoard over the two runs."""
+    yield from serve(logdir, 2)
+
+
+class Seen:
+    """What a page asked for and complained about."""
+
+    def __init__(self, page: Any) -> None:
+        self.requests: list[str] = []
+        self.errors: list[str] = []
+        page.on("request", lambda request: self.requests.append(request.url))
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("console", self.hear)
+
+    def hear(self, said: Any) -> None:
+        """Keeps errors; TensorBoard's frame has no icon."""
+        if said.type == "error" and not said.location["url"].endswith("/favicon.ico"):
+            self.errors.append(said.text)
+
+
+@pytest.fixture
+def page(browser: Any, address: str) -> Iterator[Any]:
+    """A page that must not complain, nor ask anybody but TensorBoard."""
+    context = browser.new_context(base_url=address, viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    seen = Seen(page)
+    yield page
+    context.close()
+    assert seen.errors == []
+    assert all(url.startswith((address, "data:", "blob:")) for url in seen.requests)
+
+
+def opened(page: Any, **state: str) -> Any:
+    """The page alone, in some state."""
+    page.goto(f"{PAGE}#{'&'.join(f'p.nndiag.{key}={value}' for key, value in state.items())}")
+    ready(page)
+    return page
+
+
+def ready(page: Any) -> None:
+    """Waits until nothing is loading any more."""
+    page.locator("main:not([aria-busy]) .card").first.wait_for()
+
+
+def state_of(page: Any) -> dict[str, str]:
+    """What the address says."""
+    found: dict[str, str] = page.evaluate(
+        "Object.fromEntries(location.hash.slice(1).split('&').filter(Boolean)"
+        ".map((part) => part.split('=').map(decodeURIComponent)))"
+    )
+    return {key.removeprefix("p.nndiag."): value for key, value in found.items()}
+
+
+# --- what a person sees ---------------------------------------------------------------------------------------
+
+
+def test_the_sickest_run_at_a_glance(page: Any) -> None:
+    opened(page)
+    expect(page.locator(".headline")).to_have_text("1 critical, 1 warning, 1 note")
+    expect(page.locator(".status")).to_contain_text("10 visits · last step 30 · the run has ended")
+    expect(page.locator(".coverage summary")).to_contain_text("1 of 10 pairs of layer and measure were not")
+    page.locator(".coverage summary").click()
+    expect(page.locator(".coverage")).to_contain_text("compiled (head)")
+    expect(page.locator(".resolved summary").first).to_have_text("1 resolved")
+
+
+def test_a_healthy_run(page: Any) -> None:
+    opened(page, run="well")
+    expect(page.locator(".headline")).to_have_text("No warnings")
+    expect(page.locator("section[aria-label=Findings]")).to_contain_text("Nothing is wrong as far as nndiag")
+
+
+def test_from_a_finding_to_its_layer_to_the_heat_map(page: Any) -> None:
+    opened(page)
+    finding = page.locator("details[data-rule=ND201]")
+    finding.locator("> summary").click()
+    body = finding.locator("> .body")
+    expect(body).to_contain_text("Change this by a factor of 2.")
+    expect(body).to_contain_text("Look whether nndiag/x/y of this layer falls.")
+    expect(body).to_contain_text("step 5 was still clean")
+    expect(body.locator("dl").first).to_contain_text("value judged0.81")
+    expect(body.locator(".related")).to_contain_text("Effective width")
+    assert state_of(page)["finding"] == "ND201"
+    body.get_by_role("button", name="Look at the layer").click()
+    expect(page.locator(".headline")).to_have_text(BAD)
+    expect(page.locator("section[aria-label='Reading over the steps'] h2")).to_have_text(
+        "Saturation: saturated"
+    )
+    expect(page.locator("svg.chart .began-name")).to_have_text("ND201")
+    page.get_by_role("button", name="On the heat map", exact=True).click()
+    expect(page.locator("canvas.heat")).to_be_visible()
+    assert state_of(page) | {"view": "map", "layer": BAD} == state_of(page)
+
+
+def test_the_units_of_a_layer(page: Any) -> None:
+    opened(page, view="layer", layer="blocks.0.attn.proj")
+    units = page.locator("section[aria-label=Units]")
+    expect(units).to_contain_text("5 units of 16 were never on: 0, 1, 2, 3, 4.")
+    opened(page, view="layer", layer="stem")
+    expect(units).to_contain_text("4 groups of equal units")
+    expect(units).to_contain_text("2 equal: 0, 12")
+
+
+def test_filters(page: Any) -> None:
+    opened(page)
+    shown = page.locator("section[aria-label=Findings] > .findings > li")
+    expect(shown).to_have_count(3)
+    chip = page.get_by_role("button", name=re.compile("^Note"))
+    chip.click()
+    expect(shown).to_have_count(2)
+    expect(chip).to_have_attribute("aria-pressed", "false")
+    page.locator("select[data-key=of]").select_option("neuron_symmetry")
+    expect(shown).to_have_count(1)  # a cause stays where one of its symptoms is asked for
+    page.reload()
+    ready(page)
+    expect(shown).to_have_count(1)
+
+
+def test_from_a_strip_to_the_heat_map(page: Any) -> None:
+    opened(page)
+    page.locator("[data-reading='saturation/saturated']").click()
+    expect(page.locator("select[data-key=reading]")).to_have_value("saturation/saturated")
+    expect(page.locator(".legend")).to_contain_text("higher is worse")
+    expect(page.locator(".legend")).to_contain_text("ND201 from 0.7")
+    expect(page.locator(".heatbox")).to_contain_text("1 layer without this reading is left out.")
+
+
+def test_two_runs_side_by_side(page: Any) -> None:
+    opened(page, run="sick", beside="well")
+    expect(page.locator(".column .headline")).to_have_text(["1 critical, 1 warning, 1 note", "No warnings"])
+    expect(page.locator(".badge").first).to_have_text("only here")
+    page.locator("[data-key=view-map]").click()
+    expect(page.locator("canvas.heat")).to_have_count(2)
+    page.locator("[data-key=view-layer]").click()
+    expect(page.locator(".chart path.curve")).to_have_count(2)
+    expect(page.locator(".keys .key")).to_have_text(["sick", "well"])
+
+
+def test_rows_as_modules_open_and_close(page: Any) -> None:
+    opened(page, view="map", reading="saturation/saturated")
+    page.get_by_role("button", name="Modules").click()
+    heat = page.locator("canvas.heat")
+    expect(heat).to_have_attribute("aria-label", re.compile("4 rows"))  # stem, two blocks, head
+    heat.focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    expect(heat).to_have_attribute("aria-label", re.compile("8 rows"))
+
+
+def test_tables_and_files(page: Any) -> None:
+    opened(page, view="map", reading="saturation/saturated")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download CSV").click()
+    lines = Path(download.value.path()).read_text().splitlines()
+    assert lines[0] == '"layer","step","value"'
+    assert len(lines) == 1 + len(NAMES) * 10
+    assert lines[1].startswith('"stem",0,0.0')
+    page.get_by_role("button", name="Show as table").click()
+    expect(page.locator("tbody tr")).to_have_count(len(NAMES))
+    expect(page.locator("tbody th").first).to_have_text("stem")
+    page.locator("[data-key=view-overview]").click()
+    page.get_by_role("button", name="Show as table").click()
+    expect(page.locator("tbody tr")).to_have_count(len(NAMES) + 1)
+
+
+# --- keyboard, links, safety ----------------------------------------------------------------------------------
+
+
+def test_the_keyboard_alone(page: Any) -> None:
+    opened(page, view="map", reading="saturation/saturated")
+    heat, readout = page.locator("canvas.heat"), page.locator(".readout")
+    heat.focus()
+    page.keyboard.press("ArrowDown")
+    expect(readout).to_contain_text("stem · step 30")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowLeft")
+    expect(readout).to_contain_text("blocks.0.attn.qkv · step 20")
+    page.keyboard.press("Home")
+    expect(readout).to_contain_text("blocks.0.attn.qkv · step 0")
+    page.keyboard.press("Enter")
+    expect(page.locator(".headline")).to_have_text("blocks.0.attn.qkv")
+    chart = page.locator("svg.chart")
+    chart.focus()
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator(".chartbox .readout")).to_contain_text("step 30")
+
+
+def test_focus_stays_where_it_was(page: Any) -> None:
+    opened(page, view="map")
+    button = page.locator("[data-key=axis-visits]")
+    button.focus()
+    page.keyboard.press("Enter")
+    expect(button).to_have_attribute("aria-pressed", "true")
+    expect(button).to_be_focused()
+
+
+def test_everything_that_can_be_pressed_has_a_name(page: Any) -> None:
+    for view in ("overview", "map", "layer"):
+        opened(page)
+        page.locator(f"[data-key=view-{view}]").click()
+        expect(page.locator(f"[data-key=view-{view}]")).to_have_attribute("aria-current", "page")
+        ready(page)
+        nameless = page.evaluate(
+            "[...document.querySelectorAll('button, select, input, canvas[tabindex], svg[tabindex]')]"
+            ".filter((node) => !(node.getAttribute('aria-label') || node.labels?.[0]?.textContent"
+            " || node.textContent).trim()).map((node) => node.outerHTML)"
+        )
+        assert nameless == []
+
+
+def test_a_link_survives_a_reload(page: Any) -> None:
+    opened(page)
+    page.locator("[data-key=view-map]").click()
+    page.locator("select[data-key=reading]").select_option("gradient_flow/gradient_norm")
+    page.locator("[data-key=axis-visits]").click()
+    expect(page.locator("[data-key=axis-visits]")).to_have_attribute("aria-pressed", "true")
+    before = state_of(page)
+    page.reload()
+    ready(page)
+    assert state_of(page) == before
+    expect(page.locator("select[data-key=reading]")).to_have_value("gradient_flow/gradient_norm")
+    expect(page.locator("[data-key=axis-visits]")).to_have_attribute("aria-pressed", "true")
+
+
+@pytest.mark.parametrize(
+    "state", ["p.nndiag.view=x", "p.nndiag.layer=gone&p.nndiag.view=layer", "%E0%A4%A&p.nndiag.run=%"]
+)
+def test_links_that_lead_nowhere_do_no_harm(page: Any, state: str) -> None:
+    page.goto(f"{PAGE}#{state}")
+    ready(page)
+    expect(page.locator(".bar h1")).to_have_text("nndiag")
+
+
+def test_texts_of_others_stay_texts(page: Any) -> None:
+    opened(page, finding="ND202")
+    expect(page.locator("details[data-rule=ND202] .message")).to_contain_text("<img src=x onerror=")
+    assert page.locator(".page img, .page script").count() == 0
+    assert page.title() == "nndiag"
+
+
+def test_dark_mode_changes_the_colors(page: Any) -> None:
+    page.emulate_media(color_scheme="dark")
+    opened(page, view="map")
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    pixel = "document.querySelector('canvas.heat').toDataURL()"
+    before = page.evaluate(pixel)
+    page.emulate_media(color_scheme="light")
+    page.wait_for_function("!document.documentElement.classList.contains('dark')")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != dark
+    assert page.evaluate(pixel) != before
+
+
+# --- states with one thing to say -----------------------------------------------------------------------------
+
+
+def answering(page: Any, path: str, **answer: Any) -> None:
+    """Another answer to the page's questions."""
+    page.route(re.compile(f"{ROUTE}/{path}"), lambda route: route.fulfill(**answer))
+
+
+def test_nothing_here_yet(page: Any) -> None:
+    answering(page, "runs", json={"runs": []})
+    opened(page)
+    expect(page.locator(".message")).to_contain_text("Nothing from nndiag here yet")
+    expect(page.locator(".message pre")).to_contain_text("DiagnosticsMonitor")
+
+
+def test_a_run_of_a_newer_version(page: Any) -> None:
+    row = {"name": "sick", "is_newer": True, "step": None, "visits": None, "findings": []}
+    answering(page, "runs", json={"runs": [row]})
+    run = {key: [] for key in ("layers", "findings", "coverage", "notes", "readings", "numbers", "units")}
+    answering(page, r"run\?", json={"name": "sick", "is_newer": True, "facts": {}, **run})
+    opened(page)
+    expect(page.locator(".message")).to_contain_text("pip install --upgrade nndiag")
+    assert SCHEMA_VERSION == 1
+
+
+def test_a_server_that_is_gone_and_back(browser: Any, address: str) -> None:
+    context = browser.new_context(base_url=address)
+    page = context.new_page()
+    answering(page, "runs", status=503, body="")
+    opened(page)
+    expect(page.locator(".message")).to_contain_text("TensorBoard did not answer")
+    page.unroute_all()
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator(".headline")).to_have_text("1 critical, 1 warning, 1 note")
+    context.close()
+
+
+# --- inside TensorBoard ---------------------------------------------------------------------------------------
+
+
+def test_inside_tensorboard(browser: Any, address: str) -> None:
+    context = browser.new_context(base_url=address, viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    seen = Seen(page)
+    page.goto("/#nndiag&p.nndiag.run=sick&p.nndiag.view=layer&p.nndiag.layer=stem")
+    frame = page.frame_locator("iframe[src*='name=nndiag']")
+    expect(frame.locator(".headline")).to_have_text(
+        "stem", timeout=40_000
+    )  # the link of the outer page counts
+    frame.locator("[data-key=view-overview]").click()
+    expect(frame.locator(".headline")).to_have_text("1 critical, 1 warning, 1 note")
+    assert "p.nndiag.view=overview" in page.url
+    page.evaluate("location.hash = '#nndiag&p.nndiag.run=well'")
+    expect(frame.locator(".headline")).to_have_text("No warnings")
+    page.evaluate("document.body.classList.add('dark-mode')")
+    expect(frame.locator("html")).to_have_class("dark")
+    with page.expect_request(re.compile(f"{ROUTE}/runs$")):
+        page.locator("app-header-reload button").click()
+    expect(frame.locator("main:not([aria-busy]) .headline")).to_have_text("No warnings")
+    assert all(url.startswith((address, "data:", "blob:")) for url in seen.requests)
+    context.close()
+
+
+@pytest.mark.slow
+def test_five_hundred_layers_and_a_thousand_steps(browser: Any, tmp_path: Path) -> None:
+    names = block_names(125)[:500]
+    write_run(tmp_path / "big", names=names, steps=range(0, 20_000, 20))
+    for address in serve(tmp_path, 1, 19_980):
+        context = browser.new_context(base_url=address, viewport={"width": 1280, "height": 900})
+        page = context.new_page()
+        seen = Seen(page)
+        opened(page, view="map", reading="saturation/saturated")
+        heat = page.locator("canvas.heat")
+        expect(heat).to_have_attribute("aria-label", re.compile("500 rows by"))
+        assert heat.bounding_box()["height"] < 700  # all at once
+        page.locator("[data-key=rows-full]").click()
+        page.wait_for_function("document.querySelector('canvas.heat').clientHeight > 5000")
+        page.locator("[data-key=rows-groups]").click()
+        expect(heat).to_have_attribute("aria-label", re.compile("126 rows"))
+        page.locator("[data-key=view-layer]").click()
+        expect(page.locator(".headline")).to_have_text("blocks.62.attn.proj")
+        page.locator("[data-key=view-overview]").click()
+        expect(page.locator(".status")).to_contain_text("501 layers · 1,000 visits")
+        assert seen.errors == []
+        context.close()
+
+
+def test_the_page_holds_no_way_to_make_text_into_elements() -> None:
+    static = Path(__file__).parents[2] / "nndiag" / "dashboard" / "static"
+    for path in static.glob("*.js"):
+        source = path.read_text(encoding="utf-8")
+        assert not re.search(
+            r"innerHTML|outerHTML|insertAdjacentHTML|\.write\(|\beval\(|new Function", source
+        ), path.name
+        assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", source), path.name
