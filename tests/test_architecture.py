@@ -308,8 +308,8 @@ DRAWING_METHODS = (
     "log_normal_",
     "cauchy_",
 )
-RESTORES = {"observe/sandbox.py", "observe/experiments.py", "demo/stage.py"}
-"""The sandbox puts every generator back; experiments run inside it; the demo is a program of its own."""
+RESTORES = {"observe/sandbox.py", "observe/experiments.py", "session.py", "demo/stage.py"}
+"""The sandbox and a visit put every generator back; experiments run inside; the demo is a program of its own."""
 
 
 def test_no_random_number_is_taken_from_the_user():

@@ -42,6 +42,10 @@ class _Flow(NamedTuple):
 def read(visit: Visit) -> Iterator[Reading | CoverageEntry]:
     """Readings of every layer with trainable parameters, and of the network as a whole."""
     now = visit.now
+    if now.source == "checkpoint":
+        for info in now.layers.values():
+            yield CoverageEntry(info.name, _NAME, "not observed", "a checkpoint holds no gradients")
+        return
     flows = _flows(now)
     whole = math.hypot(*(p.gradient for flow in flows.values() for p in flow.parameters.values()))
     for flow in flows.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -22,6 +23,14 @@ JOINT = 1e-5
 
 MAX_COSINE_UNITS = 1024
 _DIRECTIONS = 6
+
+_BLOCK = 1 << 21
+"""Entries that are worked on at a time: what is computed on the way is never as large as a large layer."""
+
+_GATHERED = 1 << 22
+"""Entries of near units that are compared as they are; of more, sketches are."""
+
+_SKETCH = 256
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,11 +72,9 @@ class RowSignature(Statistic):
             directions: [n, e] their incoming weights, to look for the most alike pair: O(n^2 e) for at most
                 1,024 units; None: do not look.
         """
-        rows, unit = _scaled(_readable(units))
-        norms = rows.norm(dim=1)
-        scale = norms.median()
-        exact = _classes(rows, EXACT * scale)
-        flipped = rows * _leading_sign(rows)
+        rows = _Rows.of(units)
+        scale = rows.norms.median()
+        exact = rows.classes(EXACT * scale)
         joint = gradient_norms = torch.empty(0)
         if gradients is not None:
             slopes, slope = _scaled(_readable(gradients))
@@ -79,15 +86,15 @@ class RowSignature(Statistic):
             else _most_alike(_scaled(_readable(directions))[0])
         )
         return cls(
-            norms=norms.double() * unit,
+            norms=rows.norms.double() * rows.unit,
             exact=exact,
-            loose=_classes(rows, LOOSE * scale),
-            signed=_classes(flipped, LOOSE * scale),
+            loose=rows.classes(LOOSE * scale),
+            signed=rows.classes(LOOSE * scale, rows.signs),
             joint=joint.long(),
             gradient_norms=gradient_norms.double(),
             cosine=alike.double(),
             compared=torch.tensor(compared),
-            dims=torch.tensor(rows.shape[1]),
+            dims=torch.tensor(units.shape[1]),
             directed=torch.tensor(0 if directions is None else directions.shape[1]),
         )
 
@@ -109,21 +116,110 @@ class RowSignature(Statistic):
 
 def _readable(rows: Tensor) -> Tensor:
     """Float rows without NaN: a diverged layer must not hide its duplicates behind NaN != NaN."""
-    rows = rows.detach()
-    rows = rows if rows.dtype == torch.float64 else rows.float()
-    return rows.nan_to_num(nan=0.0, posinf=1e30, neginf=-1e30)
+    return rows.detach().to(_dtype(rows)).nan_to_num(nan=0.0, posinf=1e30, neginf=-1e30)
 
 
 def _scaled(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows in units of their median peak, and this unit: squares of 1e-25 vanish in float32, of 1e25 overflow.
+    """Rows in units of their median peak, and this unit."""
+    unit = _unit(rows.abs().amax(1))
+    return rows / unit, unit.double()
+
+
+def _unit(peaks: Tensor) -> Tensor:
+    """The median peak: squares of 1e-25 vanish in float32, of 1e25 overflow.
 
     The largest peak stands in where most rows are zero.
     """
-    peaks = rows.abs().amax(1)
     middle = peaks.median()
     unit = torch.where(middle > 0, middle, peaks.max())
-    unit = torch.where(unit > 0, unit, 1.0)
-    return rows / unit, unit.double()
+    return torch.where(unit > 0, unit, 1.0)
+
+
+def _blocks(rows: Tensor, like: Tensor) -> tuple[Tensor, ...]:
+    """Rows, as many at a time as make up a block of another tensor with as many rows."""
+    blocks: tuple[Tensor, ...] = rows.detach().split(max(1, _BLOCK // max(1, like.shape[1])))
+    return blocks
+
+
+def _dtype(rows: Tensor) -> torch.dtype:
+    return torch.float64 if rows.dtype == torch.float64 else torch.float32
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """A matrix of units in units of its median peak, read block by block; no scaled copy of it is made.
+
+    Attributes:
+        source: [n, d] as it came.
+        unit: [] the median peak.
+        norms: [n] norms of the scaled rows.
+        signs: [n, 1] sign of each row's largest entry; +1 for a row of zeros.
+        projections: [n, k] on a few fixed directions.
+    """
+
+    source: Tensor
+    unit: Tensor
+    norms: Tensor
+    signs: Tensor
+    projections: Tensor
+
+    @classmethod
+    def of(cls, source: Tensor) -> Self:
+        """Two passes: one for the unit, one for what is compared."""
+        peaks = source.new_empty(len(source), dtype=_dtype(source))
+        for part, block in zip(_blocks(peaks, source), _blocks(source, source), strict=True):
+            part.copy_(_readable(block).abs().amax(1))
+        unit = _unit(peaks)
+        generator = torch.Generator().manual_seed(0)
+        directions = torch.randn(source.shape[1], _DIRECTIONS, generator=generator, dtype=peaks.dtype)
+        directions = (directions / directions.norm(dim=0)).to(source.device)
+        # Filled in place: small results that stay between large ones that go would tear up the heap.
+        norms, signs = torch.empty_like(peaks), peaks.new_empty(len(peaks), 1)
+        projections = peaks.new_empty(len(peaks), _DIRECTIONS)
+        places = (_blocks(each, source) for each in (source, norms, signs, projections))
+        for block, norm, sign, projection in zip(*places, strict=True):
+            rows = _readable(block) / unit
+            norm.copy_(rows.norm(dim=1))
+            sign.copy_(_leading_sign(rows))
+            projection.copy_(rows @ directions)
+        return cls(source, unit.double(), norms, signs, projections.double().cpu())
+
+    def classes(self, tolerance: Tensor, signs: Tensor | None = None) -> Tensor:
+        """[n] class labels of equal rows; only rows with a near neighbor leave the device.
+
+        Equal rows have equal projections. Where no two projections are within the tolerance, all rows are distinct
+        and nothing else is computed.
+
+        Args:
+            tolerance: Largest distance of equal rows.
+            signs: [n, 1] what rows are multiplied by first; None: nothing.
+        """
+        points = self.projections if signs is None else self.projections * signs.double().cpu()
+        limit = max(float(tolerance), 0.0)
+        # Rounding of the projection itself must not part equal rows.
+        where = _near(points, limit + 1e-5 * float(points.abs().max()))
+        labels = torch.arange(len(points))
+        if len(where):
+            at = where.to(self.source.device)
+            found = torch.from_numpy(equal_rows(self._chosen(at, signs).double().cpu().numpy(), limit))
+            labels[where] = len(points) + found
+        inverse: Tensor = torch.unique(labels, return_inverse=True)[1]
+        return inverse
+
+    def _chosen(self, where: Tensor, signs: Tensor | None) -> Tensor:
+        """[m, d] rows at some places; where they are many numbers, [m, k] sketches with about their distances."""
+        width, sketch = self.source.shape[1], None
+        if len(where) * width > _GATHERED and width > _SKETCH:
+            generator = torch.Generator().manual_seed(1)
+            draws = torch.randn(width, _SKETCH, generator=generator, dtype=self.norms.dtype)
+            sketch = (draws / math.sqrt(_SKETCH)).to(self.source.device)
+        chosen = self.norms.new_empty(len(where), width if sketch is None else _SKETCH)
+        size = max(1, _BLOCK // max(1, width))
+        for part, places in zip(chosen.split(size), where.split(size), strict=True):
+            rows = _readable(self.source[places]) / self.unit.to(self.norms.dtype)
+            rows = rows if signs is None else rows * signs[places]
+            part.copy_(rows if sketch is None else rows @ sketch)
+        return chosen
 
 
 def _joint(exact: Tensor, gradients: Tensor) -> Tensor:
@@ -133,8 +229,8 @@ def _joint(exact: Tensor, gradients: Tensor) -> Tensor:
     labels = exact.clone()
     if len(where):
         tolerance = JOINT * gradients.norm(dim=1).max()
-        classes = _classes(gradients[where.to(gradients.device)], tolerance)
-        labels[where] = count * (1 + exact[where]) + classes
+        twins = _Rows.of(gradients[where.to(gradients.device)])
+        labels[where] = count * (1 + exact[where]) + twins.classes(tolerance / twins.unit)
     inverse: Tensor = torch.unique(labels, return_inverse=True)[1]
     return inverse
 
@@ -143,28 +239,6 @@ def _leading_sign(rows: Tensor) -> Tensor:
     """[n, 1] sign of each row's largest entry; +1 for a row of zeros."""
     largest = rows.gather(1, rows.abs().argmax(dim=1, keepdim=True))
     return torch.where(largest < 0, -1.0, 1.0).to(rows.dtype)
-
-
-def _classes(rows: Tensor, tolerance: Tensor) -> Tensor:
-    """[n] class labels of equal rows; only rows with a near neighbor leave the device.
-
-    Equal rows have equal projections. Rows are projected on a few fixed directions where they live; where no two
-    projections are within the tolerance, all rows are distinct and nothing else is computed.
-    """
-    generator = torch.Generator().manual_seed(0)
-    directions = torch.randn(rows.shape[1], _DIRECTIONS, generator=generator, dtype=rows.dtype)
-    directions = (directions / directions.norm(dim=0)).to(rows.device)
-    projections = (rows @ directions).double().cpu()
-    limit = max(float(tolerance), 0.0)
-    # Rounding of the projection itself must not part equal rows.
-    where = _near(projections, limit + 1e-5 * float(projections.abs().max()))
-    labels = torch.arange(len(rows))
-    if len(where):
-        part = rows[where.to(rows.device)].double().cpu().numpy()
-        found = torch.from_numpy(equal_rows(part, limit))
-        labels[where] = len(rows) + found
-    inverse: Tensor = torch.unique(labels, return_inverse=True)[1]
-    return inverse
 
 
 def _near(points: Tensor, reach: float) -> Tensor:
