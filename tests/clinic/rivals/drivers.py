@@ -14,6 +14,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -107,11 +108,11 @@ def traintools_monitors(program: Program) -> list[Statement]:
 
     def before_update(optimizer: Optimizer, arguments: object, options: object) -> None:
         result = health.inspect(program.model, lr=optimizer.param_groups[0]["lr"])
-        said.extend(_of_a_parameter(words) for words in result.warnings)
+        said.extend(of_a_parameter(words) for words in result.warnings)
 
     handles = [optimizer.register_step_pre_hook(before_update) for optimizer in optimizers(program)]
     for step, batch, _ in turns(program):
-        said.extend(_of_a_batch(words) for words in inspector.inspect(batch.x, batch.y).warnings)
+        said.extend(of_a_batch(words) for words in inspector.inspect(batch.x, batch.y).warnings)
         if (step + 1) % PROBE_EVERY == 0:
             said.extend(
                 Statement(
@@ -124,25 +125,26 @@ def traintools_monitors(program: Program) -> list[Statement]:
     for handle in handles:
         handle.remove()
     probe.remove_hooks()
-    return [_without_numbers(each) for each in said]
+    return [without_numbers(each) for each in said]
 
 
-def _of_a_parameter(words: str) -> Statement:
+def of_a_parameter(words: str) -> Statement:
     """ "fc1.weight gradient is very large (norm=1e5)": the place, then what is wrong with it."""
     place, _, rest = words.partition(" ")
     is_global = place in ("global", "no")
     return Statement(words if is_global else rest, words, "warning", () if is_global else (place,))
 
 
-def _of_a_batch(words: str) -> Statement:
+def of_a_batch(words: str) -> Statement:
+    """A warning about inputs or targets, which are no layers."""
     return Statement(words, words)
 
 
-def _without_numbers(said: Statement) -> Statement:
+def without_numbers(said: Statement) -> Statement:
     """The same words at another value are the same statement."""
-    words = said.kind.partition("(")[0].split()
+    words = said.kind.partition("(")[0].partition(">")[0].split()
     kind = " ".join(word for word in words if not any(letter.isdigit() for letter in word))
-    return Statement("dormant" if "dormant" in kind else kind, said.text, said.level, said.layers)
+    return replace(said, kind=kind)
 
 
 def _level(name: str) -> Level:

@@ -10,7 +10,7 @@ from ..families import FAMILIES
 from ..programs.healthy_traps import border_pixels
 from ..programs.sick_weights import dead_bias
 from . import wording
-from .drivers import WATCHES, drive
+from .drivers import WATCHES, drive, of_a_batch, of_a_parameter, without_numbers
 from .environments import VERSIONS, interpreter
 from .marks import Row, Verdict, rows, table, verdicts
 from .results import Results, runs_of
@@ -54,6 +54,32 @@ def test_what_is_said_at_every_step_counts_once_a_place() -> None:
     again = Statement(RIGHT.kind, "later", layers=RIGHT.layers)
     elsewhere = Statement(RIGHT.kind, "", layers=("head",))
     assert once([RIGHT, again, elsewhere]) == [RIGHT, elsewhere]
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "layers"),
+    [
+        ("fc1.weight gradient is very large (norm=inf)", "gradient is very large", ("fc1.weight",)),
+        ("fc1.bias update/weight ratio is high (1.2e-01)", "update/weight ratio is high", ("fc1.bias",)),
+        ("global update/weight ratio is tiny (1.0e-09)", "global update/weight ratio is tiny", ()),
+    ],
+)
+def test_warning_about_a_parameter_is_taken_apart(words: str, kind: str, layers: tuple[str, ...]) -> None:
+    said = without_numbers(of_a_parameter(words))
+    assert (said.kind, said.text, said.layers) == (kind, words, layers)
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("inputs abs max 1e+07 exceeds 1e+06", "inputs abs max exceeds"),
+        ("dominant class covers 100.0% of the batch", "dominant class covers of the batch"),
+        ("dormant>60%", "dormant"),
+        ("rank-collapsed", "rank-collapsed"),
+    ],
+)
+def test_values_are_no_part_of_the_kind(words: str, kind: str) -> None:
+    assert without_numbers(of_a_batch(words)).kind == kind
 
 
 def test_tool_is_shown_without_the_rule_it_is_spared() -> None:
