@@ -10,7 +10,7 @@ from typing import Literal
 from nndiag.findings import Finding, Severity
 from nndiag.measures import RULES, Measure
 from nndiag.options import Selection
-from nndiag.rules import Abstention, Case, History, Rule, Verdict, View
+from nndiag.rules import LEARNS, Abstention, Case, History, Rule, Verdict, View
 
 
 @dataclass
@@ -70,7 +70,8 @@ class Ledger:
                     verdict = rule.judge(View(history, rule.measure, layer, threshold, source))
                     if isinstance(verdict, Abstention):
                         continue
-                    self._tracks.setdefault((rule.id, layer), _Track()).add(history.step, verdict, needed)
+                    enough = 1 if verdict is not None and verdict.is_conclusive else needed
+                    self._tracks.setdefault((rule.id, layer), _Track()).add(history.step, verdict, enough)
         return self.findings(history, measures)
 
     def findings(self, history: History, measures: Sequence[Measure]) -> tuple[Finding, ...]:
@@ -121,7 +122,7 @@ class Ledger:
             rule=rule.id,
             name=rule.name,
             measure=rule.measure,
-            severity=max((v.severity for v in verdicts), key=lambda severity: severity.rank),
+            severity=_severity(verdicts, history, is_over=not active),
             layers=case.layers,
             first_step=first.first_step,
             last_clean_step=first.clean_before,
@@ -133,6 +134,14 @@ class Ledger:
             recommendation=advice.recommendation,
             evidence=dict(case.leading.evidence),
         )
+
+
+def _severity(verdicts: Sequence[Verdict], history: History, *, is_over: bool) -> Severity:
+    """That of the gravest verdict; what is over, and kept the network from nothing, is a note."""
+    fell = View(history, "run", None, 0.0).loss_fell() if is_over else None
+    if fell is not None and fell >= LEARNS:
+        return Severity.INFO
+    return max((v.severity for v in verdicts), key=lambda severity: severity.rank)
 
 
 def _read_now(history: History, rule: Rule) -> list[str | None]:

@@ -20,6 +20,13 @@ _RECENT = 8
 """Readings a series keeps besides its first: enough for every rule's window, and bounded."""
 
 
+_MIDDLE = 3
+"""Losses of which the middle one is taken."""
+
+LEARNS = 0.5
+"""A loss that has fallen by this share says that the network learns, whatever else is said of it."""
+
+
 class Series:
     """The history of one reading of one layer: its first value and the most recent ones."""
 
@@ -114,8 +121,28 @@ class View:
         loss = self.run("loss")
         if loss is None or not math.isfinite(loss.first.value) or loss.first.value == 0:
             return None
-        newest = statistics.median(reading.value for reading in loss.recent)
-        return (loss.first.value - newest) / abs(loss.first.value)
+        return (loss.first.value - _middle(loss, 0)) / abs(loss.first.value)
+
+    def is_improving(self) -> bool:
+        """Whether the loss falls at present: by a tenth from one half of the newest visits to the other."""
+        loss = self.run("loss")
+        return (
+            loss is not None
+            and len(loss.recent) > _MIDDLE
+            and _middle(loss, 0) < 0.9 * _middle(loss, _MIDDLE)
+        )
+
+    def is_far_above_chance(self) -> bool:
+        """Whether the first loss was three times that of guessing, and the newest ones are still above guessing.
+
+        False where classes are not known. It says something beside other evidence only: a loss that is summed over
+        samples is large from the start.
+        """
+        loss, classes = self.run("loss"), self.run("classes_seen")
+        if loss is None or classes is None:
+            return False
+        chance = math.log(max(2.0, classes.last.value))
+        return loss.first.value > 3 * chance and not _middle(loss, 0) < 0.9 * chance
 
     @property
     def has_rivals(self) -> bool:
@@ -126,6 +153,12 @@ class View:
     def of(self, layer: str | None) -> View:
         """The same view of another layer."""
         return View(self.history, self.measure, layer, self.threshold, self.source)
+
+
+def _middle(loss: Series, skipped: int) -> float:
+    """The middle one of three losses, leaving out the newest ``skipped``; the first one where there are none."""
+    newest = [reading.value for reading in loss.recent][::-1][skipped : skipped + _MIDDLE]
+    return statistics.median(newest or [loss.first.value])
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +172,8 @@ class Verdict:
     """The layers to name in the finding, when they are not the one that was read."""
     is_harmless: bool = False
     """Whether this is a note about something that brings nothing else about."""
+    is_conclusive: bool = False
+    """Whether one visit is enough: what was seen is far beyond what chance or a bad moment can show."""
 
 
 class Abstention:

@@ -29,7 +29,7 @@ from nndiag.functional import (
 )
 from nndiag.layers import LayerInfo
 from nndiag.measures.base import Measure, Need, Visit
-from nndiag.rules import ABSTAIN, Abstention, Advice, Case, Rule, Verdict, View
+from nndiag.rules import ABSTAIN, LEARNS, Abstention, Advice, Case, Rule, Verdict, View
 from nndiag.snapshot import Gap, Observer, Snapshot
 from nndiag.statistics import Moments, NormState
 
@@ -44,9 +44,6 @@ SETTLED = 60
 EARLY = 4.0
 SEVERE = 10.0
 """Multiples of the threshold: before ``SETTLED``, and from where a shift is severe at any time."""
-
-LEARNS = 0.5
-"""A loss that has fallen by this share says that the network learns: a fast one is then only worth a note."""
 
 MIN_SIGNAL = 0.05
 """Share of a layer's signal that must tell samples apart for a shift to mean anything."""
@@ -185,7 +182,8 @@ def _judge_fast(view: View) -> Verdict | Abstention | None:
     if reading.value - (reading.resolution or 0.0) <= limit:
         return None
     fell, lr = view.loss_fell(), view.run("lr")
-    severity = Severity.INFO if (fell is not None and fell >= LEARNS) or view.has_rivals else Severity.WARNING
+    is_learning = (fell is not None and fell >= LEARNS) or view.is_improving()
+    severity = Severity.INFO if is_learning or view.has_rivals else Severity.WARNING
     if (
         severity is Severity.WARNING
         and reading.value > SEVERE * view.threshold
@@ -236,7 +234,10 @@ def _judge_jump(view: View) -> Verdict | Abstention | None:
         "sigma_equiv": _rounded(now.detail["sigma_equiv"]),
         "samples": now.n,
     }
-    return Verdict(Severity.WARNING if is_worse else Severity.INFO, now.value, evidence | facts)
+    # A network thrown far from where it stood needs no second look, and may not live to have one.
+    is_thrown = is_worse and now.value > THROWN and middle < STEADY
+    severity = Severity.WARNING if is_worse else Severity.INFO
+    return Verdict(severity, now.value, evidence | facts, is_conclusive=is_thrown)
 
 
 def _rounded(value: Scalar) -> Scalar:
@@ -302,3 +303,6 @@ MEASURE = Measure(
         ),
     ),
 )
+
+THROWN, STEADY = 0.5, 0.1
+"""A shift over an interval of two standard deviations, in a layer whose usual one is below 0.9."""

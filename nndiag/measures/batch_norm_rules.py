@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Mapping
 
@@ -24,6 +25,12 @@ NOISE = 0.2
 
 FEW_VALUES = 16.0
 
+MISTAKEN = 0.3
+"""Share of predictions that training and evaluation mode may disagree about."""
+
+SETTLED = 60
+"""Steps from which what a gap shows is no longer that of a network that has just begun."""
+
 _MIN_VISITS = 4
 _CLEAR_ICC, _LARGE_ICC, _CLEAR_Z = 0.05, 0.15, 4.0
 
@@ -32,6 +39,20 @@ def _are_alike(view: View) -> bool:
     """Whether inputs of batches are random samples of one population, as far as is known."""
     icc = view.of(None).now("input_icc")
     return icc is None or not (icc.value > _CLEAR_ICC and float(icc.detail["z"] or 0) > _CLEAR_Z)
+
+
+def _is_on_its_way(view: View, reading: Reading | None) -> bool:
+    """Whether less than half of the initial statistics is left, of an average that was never set back.
+
+    It needs ln(0.01) / ln(1 - momentum) batches in all, and then nothing of them is.
+    """
+    if reading is None or reading.detail.get("tracked") is None:
+        return False
+    momentum, tracked = float(reading.detail["momentum"] or 0), float(reading.detail["tracked"] or 0)
+    if not 0 < momentum < 1 or tracked < view.step:
+        return False
+    left = (1 - momentum) ** tracked
+    return bool(0.01 < left < 0.5)
 
 
 def _judge_running(view: View) -> Verdict | None:
@@ -48,7 +69,7 @@ def _judge_running(view: View) -> Verdict | None:
     agrees = isinstance(batch, float) and size >= 8 and batch < view.threshold / 2
     sure = float(e["typical"] or 0) > view.threshold / 2 and reading.value > view.threshold + floor
     severity = Severity.INFO
-    if sure and not agrees and _are_alike(view):
+    if sure and not agrees and _are_alike(view) and not _is_on_its_way(view, reading):
         factor = WORTHLESS / STALE
         severity = Severity.CRITICAL if reading.value > factor * view.threshold else Severity.WARNING
     e |= {"distance": round(reading.value, 5), "resolution": round(floor, 5), "samples": reading.n}
@@ -99,7 +120,7 @@ def _judge_batches(view: View) -> Verdict | None:
     if effect <= SMALL / 2:
         return None  # many positions make means exact: what is far in standard errors can be next to nothing
     few = float(reading.detail["batch_size"] or 0) < 4
-    sure = effect > SMALL and not few and _are_alike(view)
+    sure = effect > STALE and not few and _are_alike(view)
     severity = Severity.WARNING if sure else Severity.INFO
     evidence = dict(reading.detail) | {
         "z2": round(z2, 3),
@@ -135,9 +156,10 @@ def _judge_stale(view: View) -> Verdict | None:
         return None
     if not _is_stale(gap):
         return None
-    severity = Severity.WARNING if _are_alike(view) else Severity.INFO
+    stalest = str(gap.detail["stalest"])
+    is_calm = not _are_alike(view) or _is_on_its_way(view, view.of(stalest).now("running_distance"))
     evidence = dict(gap.detail) | {"gap": round(gap.value, 4), "samples": gap.n}
-    return Verdict(severity, gap.value, evidence, (str(gap.detail["stalest"]),))
+    return Verdict(Severity.INFO if is_calm else Severity.WARNING, gap.value, evidence, (stalest,))
 
 
 def _advise_stale(case: Case) -> Advice:
@@ -190,8 +212,8 @@ def _percent(value: Scalar) -> str:
 def _judge_likeness(view: View) -> Verdict | None:
     """ND405: labels of batches unlike, where a layer uses batch statistics; inputs alone are a note.
 
-    Augmentation drawn once a batch makes inputs unlike and does no harm: inputs count only where labels are
-    not known, and only with large z2.
+    Augmentation drawn once a batch makes inputs unlike and need not do harm: inputs count only with large z2, and
+    where labels are alike only if predictions in evaluation mode are others.
     """
     compared, icc, labels = (view.now(n) for n in ("batches_compared", "input_icc", "label_dispersion"))
     if compared is None:
@@ -204,8 +226,19 @@ def _judge_likeness(view: View) -> Verdict | None:
     if icc is None or icc.value <= _CLEAR_ICC or float(icc.detail["z"] or 0) <= _CLEAR_Z:
         return None
     z2 = float(compared.detail["worst_z2"] or 0)
-    grave = labels is None and icc.value > _LARGE_ICC and bool(layers) and z2 > _CLEAR_Z
+    grave = icc.value > _LARGE_ICC and bool(layers) and z2 > _CLEAR_Z
+    if labels is not None:
+        grave = grave and _is_mistaken(view)
     return Verdict(Severity.WARNING if grave else Severity.INFO, None, evidence | {"worst_z2": round(z2, 3)})
+
+
+def _is_mistaken(view: View) -> bool:
+    """Whether predictions in evaluation mode are others than with the statistics of a batch."""
+    gap = view.of(None).series("train_eval_gap")
+    mismatch = gap.last.detail.get("mismatch") if gap else None
+    return (
+        gap is not None and gap.last.step >= SETTLED and isinstance(mismatch, float) and mismatch > MISTAKEN
+    )
 
 
 def _likeness(icc: Reading | None, labels: Reading | None) -> dict[str, Scalar]:
@@ -247,15 +280,23 @@ def _judge_setting(view: View) -> Verdict | None:
     reading = view.now("batches_tracked")
     if reading is None:
         return None
-    fault = _fault(reading.detail)
+    fault = _fault(reading.detail) or ("set back" if _is_set_back(view) else None)
     if fault is None:
         return None
     moved = float(reading.detail.get("moved") or 0)
     grave = fault in ("momentum 0", "never updated") or (
         fault in ("moves while frozen", "unfrozen") and moved > STALE
     )
+    grave = grave or (fault == "set back" and _is_mistaken(view))
     severity = Severity.WARNING if grave else Severity.INFO
     return Verdict(severity, None, dict(reading.detail) | {"fault": fault})
+
+
+def _is_set_back(view: View) -> bool:
+    """Whether the count of batches has gone down between two visits."""
+    series = view.series("batches_tracked")
+    counts = [reading.value for reading in series.recent] if series else []
+    return any(after < before for before, after in itertools.pairwise(counts))
 
 
 def _fault(d: Mapping[str, Scalar]) -> str | None:
@@ -275,6 +316,11 @@ def _fault(d: Mapping[str, Scalar]) -> str | None:
 
 
 _FAULTS: Mapping[str, tuple[str, str]] = {
+    "set back": (
+        "has its running statistics set back while training goes on: what evaluation uses is never more than the last"
+        " few batches remember",
+        "Call reset_running_stats() once, before statistics are computed anew over the training set, not each epoch.",
+    ),
     "momentum 0": (
         "has momentum 0: its running statistics never change, while training uses those of each batch",
         "Set momentum to 0.1, or put the layer in eval mode if its statistics are meant to be frozen.",
@@ -369,7 +415,7 @@ RULES = (
         advise=_advise_likeness,
         threshold=3.0,
         is_of_run=True,
-        explains=("ND401", "ND402", "ND403", "ND404"),
+        explains=("ND101", "ND102", "ND401", "ND402", "ND403", "ND404", "ND407", "ND409", "ND603"),
     ),
     Rule(
         id="ND407",

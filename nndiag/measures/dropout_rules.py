@@ -133,7 +133,10 @@ def _judge_order(view: View) -> Verdict | None:
         "variance_ratio": round(ratio, 4),
         "samples": reading.n,
     }
-    places = (str(reading.detail["dropout"]), str(view.layer))
+    dropout, norm = str(reading.detail["dropout"]), str(view.layer)
+    places = (
+        (norm, dropout) if ":" in dropout else (dropout, norm)
+    )  # a module is found more easily than a call
     severity = Severity.INFO if view.threshold <= ratio <= 1 / view.threshold else Severity.WARNING
     return Verdict(severity, ratio, evidence, places)
 

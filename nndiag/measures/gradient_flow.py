@@ -87,10 +87,16 @@ def _read_layer(now: Snapshot, flow: _Flow, whole: float) -> Iterator[Reading]:
         detail: dict[str, Scalar] = {"silent": "|".join(silent), "parameters": "|".join(flow.parameters)}
         quiet = sum(int(flow.parameters[name].entries) for name in silent)
         detail |= {"entries": entries, "silent_entries": quiet, "called": flow.layer in _called(now)}
+        detail["owned"] = _is_owned(now, flow.layer)
         yield Reading(
             _NAME, "silent_share", flow.layer, now.step, quiet / max(1, entries), None, entries, None, detail
         )
     yield from _read_updates(now, flow, whole)
+
+
+def _is_owned(now: Snapshot, layer: str) -> bool:
+    """Whether an optimizer holds the layer, as far as is known."""
+    return now.facts.get(f"not in the optimizer: {layer}") is None
 
 
 def _called(now: Snapshot) -> set[str]:
@@ -123,7 +129,7 @@ def _read_updates(now: Snapshot, flow: _Flow, whole: float) -> Iterator[Reading]
             and flow.parameters[name].gradient > ROUNDING * whole
         ]
         detail: dict[str, Scalar] = {"resting": "|".join(resting), "lr": now.facts.get("lr")}
-        detail["owned"] = now.facts.get(f"not in the optimizer: {flow.layer}") is None
+        detail["owned"] = _is_owned(now, flow.layer)
         detail["idle"] = now.facts.get(f"learning rate 0: {flow.layer}") is not None
         share = len(resting) / len(flow.updates)
         yield Reading(_NAME, "resting_share", flow.layer, now.step, share, detail=detail)

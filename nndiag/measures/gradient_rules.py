@@ -7,7 +7,7 @@ import statistics
 
 from nndiag.findings import Reading, Scalar, Severity
 from nndiag.measures import parameter_rules
-from nndiag.rules import ABSTAIN, Abstention, Advice, Case, Rule, Verdict, View
+from nndiag.rules import ABSTAIN, LEARNS, Abstention, Advice, Case, Rule, Verdict, View
 
 _NAME = "gradient_flow"
 
@@ -29,11 +29,11 @@ SPIKE = 100.0
 WHOLE = 1.0
 """|dW| / |W| of one step above which nothing of the initial weights is left."""
 
-LEARNS = 0.5
-"""A loss that has fallen by this share says that the network learns, whatever its steps were."""
-
 FADED = 1e-2
 """Share of its first norm below which a gradient has faded."""
+
+TINY_GAIN = 0.05
+"""fan_in Var(W) below this share of its critical value: small on purpose, as last layers of actors are."""
 
 TINY_STEP = 1e-5
 """|dW| / |W| below which a step is too small to matter within a run."""
@@ -115,7 +115,13 @@ def _judge_update(view: View) -> Verdict | Abstention | None:
     if view.step < GRACE:
         return ABSTAIN
     ratio, largest, lr = reading.value, float(reading.detail["largest_so_far"] or 0.0), view.run("lr")
-    if first.step == 0 and largest > WHOLE and fell is not None and not fell >= LEARNS:
+    if (
+        first.step == 0
+        and largest > WHOLE
+        and fell is not None
+        and not fell >= LEARNS
+        and not _was_tiny(view)
+    ):
         ratio = largest
     elif view.step < SETTLED:
         return ABSTAIN
@@ -127,6 +133,12 @@ def _judge_update(view: View) -> Verdict | Abstention | None:
     if 0 < ratio < TINY_STEP and is_warm and _is_bad(view) and not _has_faded(view):
         return Verdict(Severity.INFO, ratio, evidence, is_harmless=True)
     return None
+
+
+def _was_tiny(view: View) -> bool:
+    """Whether the initial weights were far below their usual scale: to leave them is to learn."""
+    gain = view.series("weight_gain", "initialization")
+    return gain is not None and gain.first.value < TINY_GAIN * float(gain.first.detail["critical_gain"] or 1)
 
 
 def _has_faded(view: View) -> bool:
@@ -232,7 +244,6 @@ RULES = (
         advise=_advise_vanishing,
         threshold=1e-3,
         lower_is_worse=True,
-        explains=("ND603",),
     ),
     Rule(
         id="ND602",

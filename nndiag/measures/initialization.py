@@ -36,7 +36,7 @@ MIN_SIGNAL = 0.05
 ZERO_AGE = 3
 """Updates before a gradient of exactly zero is judged: zero-initialized heads and branches pass it by then."""
 
-PATIENCE = 20
+PATIENCE = 40
 """Updates before an unhealthy gain is a warning, if the loss has not moved."""
 
 
@@ -210,9 +210,15 @@ def _judge_vanishing(view: View) -> Verdict | None:
 
 
 def _judge_exploding(view: View) -> Verdict | None:
-    """ND312: total gain above 1e3."""
+    """ND312: total gain above 1e3; or it was at the first visit, and the loss, far above chance, is so still."""
     gain, first = view.now("gradient_gain"), view.first("gradient_gain")
-    if gain is None or first is None or gain.value <= view.threshold:
+    if gain is None or first is None:
+        return None
+    is_lasting = first.value > view.threshold and view.is_far_above_chance()
+    if is_lasting:
+        places = tuple(str(first.detail["growing"]).split("|"))
+        return Verdict(Severity.WARNING, first.value, _evidence(view, first), places)
+    if gain.value <= view.threshold:
         return None
     places = tuple(str(gain.detail["growing"]).split("|"))
     return Verdict(_severity(view, first), gain.value, _evidence(view, gain), places)

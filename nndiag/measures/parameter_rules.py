@@ -35,16 +35,21 @@ def _judge_silent(view: View) -> Verdict | Abstention | None:
     evidence: dict[str, Scalar] = {"parameters": ", ".join(sorted(always)), "visits": len(seen)}
     evidence |= {"share_of_trainable": round(share, 4), "silent_share_of_network": round(network, 4)}
     evidence["called"] = series.last.detail["called"]
-    severity = Severity.WARNING if network >= SILENT_SHARE else Severity.INFO
+    evidence["in_optimizer"] = series.last.detail.get("owned", True)
+    is_meant = not series.last.detail.get("owned", True)  # a target network, a teacher, a frozen backbone
+    severity = Severity.WARNING if network >= SILENT_SHARE and not is_meant else Severity.INFO
     return Verdict(severity, share, evidence)
 
 
 def _total(view: View, name: str) -> int:
-    """A sum over all layers that were read at this step."""
+    """A sum over all layers of the optimizer that were read at this step."""
     return sum(
         int(series.last.detail[name] or 0)
         for (measure, reading, _), series in view.history.series.items()
-        if measure == _NAME and reading == "silent_share" and series.last.step == view.step
+        if measure == _NAME
+        and reading == "silent_share"
+        and series.last.step == view.step
+        and series.last.detail.get("owned", True)
     )
 
 

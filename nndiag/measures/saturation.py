@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from nndiag.findings import CoverageEntry, Reading, Scalar, Severity
 from nndiag.layers import LayerInfo
 from nndiag.measures.base import Measure, Need, Visit
-from nndiag.rules import Advice, Case, Rule, Verdict, View
+from nndiag.rules import LEARNS, Advice, Case, Rule, Verdict, View
 from nndiag.snapshot import Gap, Snapshot, Tap
 from nndiag.statistics import AttentionEntropy, Moments, Slope, Tails
 
@@ -140,6 +140,9 @@ def _judge_saturated(view: View) -> Verdict | None:
         if "preactivation_rms" in first.detail:
             evidence["preactivation_rms_at_first_visit"] = first.detail["preactivation_rms"]
     severity = Severity.CRITICAL if reading.value > max(0.9, view.threshold) else Severity.WARNING
+    fell = view.loss_fell()
+    if first is not None and first.value < view.threshold / 2 and fell is not None and fell >= LEARNS:
+        severity = Severity.INFO  # learning took it there, and works
     return Verdict(severity, reading.value, evidence, (view.info.place,) if view.info else ())
 
 
