@@ -86,12 +86,12 @@ def gradient_scale(optimizer: Any, scaler: Any = None) -> float:
 
 
 def collective_sequence_number() -> int:
-    """A number that moves with each collective of the default process group; 0 without one."""
+    """A number that moves with each collective of any process group; 0 without one."""
     if not torch.distributed.is_available() or not torch.distributed.is_initialized():
         return 0
     try:
-        group: Any = torch.distributed.distributed_c10d._get_default_group()
-        return int(group._get_sequence_number_for_group())
+        groups: list[Any] = list(torch.distributed.distributed_c10d._world.pg_map)
+        return sum(int(group._get_sequence_number_for_group()) for group in groups)
     except (AttributeError, RuntimeError):
         return 0
 

@@ -47,7 +47,7 @@ class Diagnosis:
         self.history = History()
         self.ledger = Ledger(self.selection)
         self.coverage = Coverage()
-        self._first: Snapshot | None = None
+        self.first: Snapshot | None = None
         self._previous: Snapshot | None = None
         self._reference: Snapshot | None = None
         self._signature: tuple[Any, ...] = ()
@@ -60,8 +60,8 @@ class Diagnosis:
 
     def add(self, snapshot: Snapshot) -> Update:
         """Reads, judges and files one snapshot."""
-        if self._first is None:
-            self._first = snapshot
+        if self.first is None:
+            self.first = snapshot
         visit = self._visit(snapshot)
         readings: list[Reading] = _facts(snapshot)
         entries: list[CoverageEntry] = []
@@ -81,7 +81,7 @@ class Diagnosis:
         if self._previous is not None and self._previous.facts.get("probe_samples") != samples:
             self._previous = self._reference = None
         previous, self._previous = self._previous, now
-        visit = Visit(now, self._first or now, previous, self._reference)
+        visit = Visit(now, self.first or now, previous, self._reference)
         if self._reference is None and samples and now.step >= GRACE:
             self._reference = now
         return visit

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, Self
 
-from nndiag.findings import Finding, Severity
+from nndiag.findings import Finding, Severity, numbers, plain
 from nndiag.measures import RULES, Measure
 from nndiag.options import Selection
 from nndiag.rules import LEARNS, Abstention, Case, History, Rule, Verdict, View
@@ -48,6 +48,27 @@ class _Track:
     def has_spoken(self) -> bool:
         return self.first_step >= 0
 
+    def to_row(self) -> dict[str, Any]:
+        """Plain types."""
+        row: dict[str, Any] = {name: getattr(self, name) for name in _PLAIN}
+        row["recent"] = [int(was_bad) for was_bad in self.recent]
+        row["verdict"] = None if self.verdict is None else plain(asdict(self.verdict))
+        return row
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Self:
+        """The inverse of ``to_row``."""
+        track = cls(**{name: row[name] for name in _PLAIN})
+        track.recent.extend(map(bool, row["recent"]))
+        if row["verdict"] is not None:
+            known = numbers(row["verdict"]) | {"evidence": numbers(row["verdict"]["evidence"])}
+            known |= {"severity": Severity(known["severity"]), "places": tuple(known["places"])}
+            track.verdict = Verdict(**known)
+        return track
+
+
+_PLAIN = ("is_active", "streak_start", "first_step", "last_clean_step", "clean_before", "last_step")
+
 
 class Ledger:
     """Files the verdicts of every rule and states the findings they add up to."""
@@ -55,6 +76,16 @@ class Ledger:
     def __init__(self, selection: Selection) -> None:
         self._selection = selection
         self._tracks: dict[tuple[str, str | None], _Track] = {}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Everything filed so far, as plain types."""
+        return [
+            {"rule": rule, "layer": layer, **track.to_row()} for (rule, layer), track in self._tracks.items()
+        ]
+
+    def take(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Goes on from what another ledger had filed."""
+        self._tracks |= {(row["rule"], row["layer"]): _Track.from_row(row) for row in rows}
 
     def judge(
         self, history: History, measures: Sequence[Measure], source: Literal["live", "checkpoint"]

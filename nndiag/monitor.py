@@ -14,10 +14,11 @@ from torch.utils.hooks import RemovableHandle
 
 from nndiag import compat
 from nndiag.guard import Guard, guarded
+from nndiag.memory import Memory
 from nndiag.options import MonitorOptions
 from nndiag.report import Report
 from nndiag.session import Session
-from nndiag.sinks import ConsoleSink, HtmlSink, RecordSink, Sink, TensorBoardSink, own_writer
+from nndiag.sinks import ConsoleSink, HtmlSink, RecordSink, Sink, TensorBoardSink, own_rank, own_writer
 from nndiag.switch import is_enabled
 
 
@@ -168,6 +169,23 @@ class Monitor:
         self._step += 1
         self._begin()
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run should know: plain types and one tensor, less than 64 kB, to save with the model."""
+        state = self.guard.call("the memory", self._session.memory) if self._session is not None else None
+        return state or {}
+
+    @guarded("the monitor")
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what ``state_dict`` gave, steps included; call it before the loop begins.
+
+        Args:
+            state: One of a newer nndiag, or a damaged one, is left out with a warning.
+        """
+        memory = Memory.recalled(state) if state and self._session is not None else None
+        if memory is not None and self._session is not None:
+            self._session.recall(memory)
+            self._step = memory.step + 1
+
     def release(self) -> None:
         """Takes every hook out of the model and the optimizers."""
         handles, self._handles = self._handles, []
@@ -189,6 +207,10 @@ def _as_list(optimizer: Optimizer | Iterable[Optimizer] | None) -> list[Optimize
 
 
 def _sinks(options: MonitorOptions) -> list[Sink]:
+    """Of several processes, rank 0 writes everything, the others a record each."""
+    rank, _ = own_rank()
+    if rank:
+        return [RecordSink(options.log_dir, rank)] if options.log_dir is not None else []
     sinks: list[Sink] = []
     if options.log_dir is not None:
         sinks += [TensorBoardSink(own_writer(options.log_dir)), RecordSink(options.log_dir)]

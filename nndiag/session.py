@@ -9,10 +9,13 @@ from __future__ import annotations
 import contextlib
 import math
 import platform
+import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -22,11 +25,12 @@ from nndiag.diagnosis import Diagnosis, Update
 from nndiag.findings import Scalar, worst
 from nndiag.guard import Guard
 from nndiag.measures import Need
+from nndiag.memory import Memory
 from nndiag.observe.observers import Observers
 from nndiag.observe.schedule import START_UP, Budget, Schedule
 from nndiag.options import MonitorOptions
 from nndiag.report import Report
-from nndiag.sinks import Sink
+from nndiag.sinks import Sink, own_rank
 from nndiag.snapshot import Snapshot
 
 DEFAULT_CADENCE = 50
@@ -77,10 +81,15 @@ class Session:
         self._optimizers: set[int] = set()
         self._classes = 0
         self._closed = False
+        self._first_step: int | None = None
+        self._notes: list[str] = []
+        self._memory: Memory | None = None
 
     def begin_batch(self, step: int) -> None:
         """A training batch of optimizer step ``step`` is about to run."""
         with self._charged(step):
+            if self._first_step is None:
+                self._set_out(step)
             if step != self._step:
                 self._step, self._updated, self._looked = step, False, False
                 self.budget.begin_step()
@@ -171,12 +180,13 @@ class Session:
         if not (self._is_visit and self._updated):
             return None
         self._is_visit = False
-        update = self.guard.call("the diagnosis", self._diagnose, loss, labels)
-        if update is None:
-            return None
-        self.latest = update
-        for sink in self.sinks:
-            self.guard.call(type(sink).__name__, sink.write, update)
+        with _chance_kept():
+            update = self.guard.call("the diagnosis", self._diagnose, loss, labels)
+            if update is None:
+                return None
+            self.latest = update
+            for sink in self.sinks:
+                self.guard.call(type(sink).__name__, sink.write, update)
         return self.latest
 
     def _look(self) -> None:
@@ -199,7 +209,7 @@ class Session:
                 bad = ~loss.detach().isfinite().reshape(())
                 step = torch.where(bad, self._step, _NEVER).to(torch.int64)
                 known = self._first_bad
-                self._first_bad = step if known is None else torch.minimum(known, step)
+                self._first_bad = step if known is None else torch.minimum(known.to(step.device), step)
             return
         number = _number(loss)
         if number is not None and not math.isfinite(number) and self._first_bad is None:
@@ -217,8 +227,9 @@ class Session:
         report = self.report()
         if not self._closed:
             self._closed = True
-            for sink in self.sinks:
-                self.guard.call(type(sink).__name__, sink.close, report)
+            with _chance_kept():
+                for sink in self.sinks:
+                    self.guard.call(type(sink).__name__, sink.close, report)
         return report
 
     @property
@@ -256,9 +267,52 @@ class Session:
             statistics={key: statistic.cpu() for key, statistic in observation.statistics.items()},
             gaps=observation.gaps,
             facts=facts,
-            notes=tuple(observation.notes),
+            notes=(*self._notes, *observation.notes),
         )
+        if self.diagnosis.first is None and self._first_step:  # what is seen first is not how the run began
+            self.diagnosis.first = replace(snapshot, step=0)
         return self.diagnosis.add(snapshot)
+
+    def _set_out(self, step: int) -> None:
+        """Says where this process comes in, and where the run was taken up again."""
+        self._first_step = step
+        rank, ranks = own_rank()
+        if ranks > 1:
+            self._notes.append(
+                f"readings are of rank {rank} of {ranks}: its own batches, nothing is added up"
+            )
+        if self._memory is not None:
+            self._notes.append(
+                f"resumed at step {step}: what was found before is kept; the probe records anew, and nothing it"
+                " sees is compared with before"
+            )
+        elif step > 0:
+            self._notes.append(f"watched from step {step} on: nothing is known of the steps before")
+
+    def recall(self, memory: Memory) -> None:
+        """Goes on from what a checkpoint carried, before the first batch.
+
+        What was found is the word of the rank that saved it: another one takes over the rest.
+        """
+        self._memory = memory
+        is_own = memory.facts.get("rank", 0) == own_rank()[0]
+        (memory if is_own else replace(memory, tracks=())).restore(self.diagnosis)
+        known = {name: int(value) for name, value in memory.facts.items() if isinstance(value, int)}
+        self._visits, self._classes = known.get("visits", 0), known.get("classes", 0)
+        if "first_bad" in known:
+            self._first_bad = torch.tensor(known["first_bad"])
+
+    def memory(self) -> dict[str, Any]:
+        """What a checkpoint should carry, as plain types and tensors; empty before the first visit."""
+        if self.diagnosis.first is None:
+            return {}
+        counted: dict[str, Scalar] = {"visits": self._visits, "classes": self._classes}
+        counted["rank"] = own_rank()[0]
+        if self._first_bad is not None and int(self._first_bad) < _NEVER:
+            counted["first_bad"] = int(self._first_bad)
+        before = self._memory.step if self._memory is not None else -1
+        with self._charged(self._step):
+            return Memory.of(self.diagnosis, max(self._last_step, before), counted).to_state()
 
     def _count_classes(self, labels: Tensor | None) -> int | None:
         if (
@@ -271,7 +325,8 @@ class Session:
         return self._classes or None
 
     def _account(self) -> dict[str, Scalar]:
-        return {
+        begun: dict[str, Scalar] = {"watched_from": self._first_step} if self._first_step else {}
+        return begun | {
             "visits": self._visits,
             "last_step": self._last_step,
             "overhead": round(self.budget.share, 5),
@@ -287,6 +342,18 @@ class Session:
             yield
         finally:
             self.budget.charge(step, self.budget.clock() - begin)
+
+
+@contextlib.contextmanager
+def _chance_kept() -> Iterator[None]:
+    """Puts random numbers back: a library that is loaded on the way may draw some for itself."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
 
 
 def _number(loss: Any) -> float | None:
@@ -320,7 +387,7 @@ def _is_on_host(value: object) -> bool:
 def _environment(total_steps: int | None) -> dict[str, Scalar]:
     return {
         "nndiag": nndiag.__version__,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # a class of its own
         "python": platform.python_version(),
         "total_steps": total_steps,
     }

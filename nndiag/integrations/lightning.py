@@ -7,6 +7,7 @@ that of each namespace that is loaded when nndiag is first asked for it.
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from nndiag import compat
 from nndiag.errors import ConfigurationError
 from nndiag.guard import Guard, guarded
 from nndiag.layers import discover
+from nndiag.memory import Memory
 from nndiag.options import MonitorOptions
 from nndiag.report import Report
 from nndiag.session import DEFAULT_CADENCE, Session
@@ -36,6 +38,8 @@ else:
 
     _Callback = _callback_class()
 
+_log = logging.getLogger("nndiag")
+
 
 class DiagnosticsMonitor(_Callback):
     """Watches the training of a ``LightningModule`` and says what is wrong, where, and what to do.
@@ -53,10 +57,12 @@ class DiagnosticsMonitor(_Callback):
         max_overhead: Largest share of the run's time for regular visits; beyond it they are thinned. None
             switches thinning off.
         log_dir: Where the record goes (and event files, when no TensorBoard logger is there); None takes
-            the logger's directory.
+            the logger's directory. With several processes, only rank 0 is watched unless this is given: then
+            each records there (``nndiag.rank1.jsonl``), and ``nndiag report`` puts their findings together.
         console: Whether to print a summary at the end of fit.
         html: Whether to write an HTML report beside the record, or the path to write it to.
-        stop_on: Severity at which ``trainer.should_stop`` is set; None never stops.
+        stop_on: Severity at which ``trainer.should_stop`` is set; None never stops. Not used with several
+            processes: they would have to agree, and nndiag does not let them talk.
         strict: Whether nndiag's own faults raise (for tests).
 
     Raises:
@@ -102,6 +108,9 @@ class DiagnosticsMonitor(_Callback):
         self._report = Report.empty()
         self._wrapped: tuple[nn.Module, Any] | None = None
         self._has_backward = False
+        self._place: int | None = None
+        self._saved: dict[str, Any] = {}
+        self._resumed: dict[str, Any] = {}
 
     @property
     def report(self) -> Report:
@@ -115,7 +124,31 @@ class DiagnosticsMonitor(_Callback):
         """A copy or another process gets the options and the report, never the run."""
         return self.__dict__ | {"_session": None, "_wrapped": None}
 
-    @guarded("the monitor", begins=True, lets_out=(ConfigurationError,))
+    @property
+    def state_key(self) -> str:
+        """Under which a checkpoint holds the state: no two monitors of a Trainer share one, also equal ones."""
+        if self._place is None:
+            return f"{type(self).__name__} {id(self)}"
+        return f"{type(self).__name__}.{self._place}" if self._place else type(self).__name__
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run should know: plain types and one tensor, less than 64 kB."""
+        if self._session is not None:
+            self._saved = self.guard.call("the memory", self._session.memory) or {}
+        return dict(self._saved)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes what ``state_dict`` gave; it is read when training starts."""
+        self._resumed = self._saved = state_dict
+
+    @guarded("the monitor", begins=True)
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Learns which of the Trainer's monitors this is; a run without a checkpoint resumes nothing."""
+        monitors = [each for each in trainer.callbacks if isinstance(each, DiagnosticsMonitor)]
+        self._place = next((place for place, each in enumerate(monitors) if each is self), None)
+        self._resumed = {}
+
+    @guarded("the monitor", lets_out=(ConfigurationError,))
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Checks the layer patterns, before anything has run."""
         self._close()
@@ -125,8 +158,13 @@ class DiagnosticsMonitor(_Callback):
     @guarded("the monitor")
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Starts a session."""
-        if not is_enabled() or not trainer.is_global_zero:
+        resumed, self._resumed = self._resumed, {}
+        if not is_enabled() or not (trainer.is_global_zero or self.options.log_dir is not None):
             return
+        if self.options.stop_on is not None and trainer.world_size > 1 and trainer.is_global_zero:
+            _log.warning(
+                "stop_on is not used: several processes train, and they would have to agree to stop."
+            )
         every_n = self.options.every_n or trainer.log_every_n_steps or DEFAULT_CADENCE
         self._session = Session(
             pl_module,
@@ -135,6 +173,9 @@ class DiagnosticsMonitor(_Callback):
             sinks=self.guard.call("the sinks", sinks_for, trainer, self.options) or (),
             guard=self.guard,
         )
+        memory = Memory.recalled(resumed) if resumed else None
+        if memory is not None:
+            self._session.recall(memory)
 
     @guarded("the monitor")
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
@@ -178,7 +219,7 @@ class DiagnosticsMonitor(_Callback):
             return
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         self._session.end_batch(loss if isinstance(loss, Tensor) else None, _labels(batch))
-        if self._session.should_stop:
+        if self._session.should_stop and trainer.world_size == 1:
             trainer.should_stop = True
 
     @guarded("the monitor")
@@ -207,6 +248,7 @@ class DiagnosticsMonitor(_Callback):
         self.release()
         session, self._session = self._session, None
         if session is not None:
+            self._saved = self.guard.call("the memory", session.memory) or {}
             report = self.guard.call("the report", session.close)
             self._report = report if isinstance(report, Report) else self._report
 

@@ -22,6 +22,7 @@ from nndiag.observe.stream import Stream
 from nndiag.observe.taps import TapReader
 from nndiag.observe.taps.table import Variant
 from nndiag.observe.updates import UpdatesObserver
+from nndiag.observe.values import Refusal
 from nndiag.observe.weights import WeightsObserver
 from nndiag.observe.wiring import Wiring
 from nndiag.options import MonitorOptions
@@ -45,7 +46,7 @@ class Observers:
     ) -> None:
         layers = discover(root)
         options.selection.check_layers(layers)
-        self._needs, self._guard = needs, guard
+        self._root, self._needs, self._guard = root, needs, guard
         self._keeps = options.selection.keeps_layer
         self.wiring = Wiring(layers)
         self.probe = Probe(root, samples=options.probe_samples, clock=clock) if options.probe else None
@@ -98,6 +99,10 @@ class Observers:
     def arm_probe(self) -> None:
         """Makes the probe record the coming batch, if it still needs one."""
         if self.probe is not None and not (self.is_recording or self._has_tape) and self.probe.wants_capture:
+            if _is_sharded(self._root):
+                reason = "parameters are spread over processes, which a replay would have to bring together"
+                self.probe.refusal = Refusal("collective-in-forward", reason)
+                return
             self.is_recording = True
             self.probe.arm()
 
@@ -219,3 +224,8 @@ class Observers:
             tap: Tap = "input" if info.role in ("activation", "attention") else "output"
             seen.gaps.setdefault(Gap(info.name, tap, "stream"), "not called in the observed steps")
         return seen
+
+
+def _is_sharded(root: nn.Module) -> bool:
+    """Whether any parameter is a DTensor; by name, since its module is slow to import."""
+    return any(kind.__name__ == "DTensor" for p in root.parameters() for kind in type(p).__mro__)

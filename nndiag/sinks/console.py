@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from rich.console import Console
+from typing import TYPE_CHECKING
 
 from nndiag.diagnosis import Update
 from nndiag.report import Report
-from nndiag.report.text import render_brief
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 class ConsoleSink:
@@ -25,5 +27,10 @@ class ConsoleSink:
     def close(self, report: Report) -> None:
         """Prints the summary; nothing if nothing was looked at."""
         if report.readings:
+            # Rich draws a random number when it is loaded: only where the session puts the streams back.
+            from rich.console import Console
+
+            from nndiag.report.text import render_brief
+
             console = self._console or Console(stderr=True)
             console.print(render_brief(report))

@@ -23,8 +23,8 @@ from nndiag.diagnosis import Update
 from nndiag.findings import Coverage, Reading, plain
 from nndiag.layers import LayerInfo
 from nndiag.report import Report
+from nndiag.sinks.ranks import record_name
 
-FILE_NAME = "nndiag.jsonl"
 SCHEMA_VERSION = 1
 CHECKSUM = b',"crc32":"'
 
@@ -43,10 +43,11 @@ class RecordSink:
 
     Args:
         directory: The run directory; made when the first visit is written.
+        rank: Of this process; those above 0 write ``nndiag.rank1.jsonl`` and so on.
     """
 
-    def __init__(self, directory: str | Path) -> None:
-        self._path = Path(directory) / FILE_NAME
+    def __init__(self, directory: str | Path, rank: int = 0) -> None:
+        self._path = Path(directory) / record_name(rank)
         self._is_begun = False
         self._layers: Mapping[str, LayerInfo] = {}
         self._coverage: Coverage | None = None

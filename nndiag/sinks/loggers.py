@@ -18,8 +18,12 @@ def sinks_for(trainer: Any, options: MonitorOptions) -> list[Sink]:
 
     TensorBoard is written through the logger's own writer: a second file in one run directory hides the
     first. The record lies beside it. Without a logger that has a directory, with ``fast_dev_run`` and with
-    ``barebones``, nothing is written unless ``log_dir`` says where.
+    ``barebones``, nothing is written unless ``log_dir`` says where. A rank above 0 writes its record only, and
+    only there: where rank 0's logger writes, it does not know.
     """
+    rank = int(getattr(trainer, "global_rank", 0))
+    if rank:
+        return [RecordSink(options.log_dir, rank)] if options.log_dir is not None else []
     silent = bool(trainer.fast_dev_run) or bool(getattr(trainer, "barebones", False))
     loggers = [] if silent else list(trainer.loggers)
     writer = next((logger.experiment for logger in loggers if _is_tensorboard(logger)), None)

@@ -17,7 +17,8 @@ from nndiag.layers import LayerInfo
 from nndiag.options import Selection
 from nndiag.report import Report, plain_text
 from nndiag.report.checks import checked, facts
-from nndiag.sinks.jsonl import CHECKSUM, FILE_NAME, SCHEMA_VERSION, unpack
+from nndiag.sinks.jsonl import CHECKSUM, SCHEMA_VERSION, unpack
+from nndiag.sinks.ranks import other_records, record_name, unite
 
 _BEGIN = {"kind": "session"}
 
@@ -40,11 +41,15 @@ class RecordedRun:
         path: The file it was read from.
         visits: In order of steps. Where a later session went over steps again, its visits count.
         run: Facts of the run, from the newest session; ``is_complete`` is False when that session has no end.
+        others: What other processes of the run recorded, by rank.
+        unread: Why the record of such a process could not be read, by rank.
     """
 
     path: Path
     visits: list[RecordedVisit] = field(default_factory=list)
     run: dict[str, Scalar] = field(default_factory=dict)
+    others: dict[int, RecordedRun] = field(default_factory=dict)
+    unread: dict[int, str] = field(default_factory=dict)
 
 
 def read_run(path: str | Path) -> RecordedRun:
@@ -53,13 +58,23 @@ def read_run(path: str | Path) -> RecordedRun:
     A last line that a crash cut off is left out, also where a later session was appended after it.
 
     Args:
-        path: The file, or the run directory it lies in.
+        path: The file, or the run directory it lies in; there, the records of all processes are read.
 
     Raises:
         CheckpointError: there is none, a line is damaged, or a newer nndiag wrote it.
     """
-    file = Path(path)
-    file = file / FILE_NAME if file.is_dir() else file
+    if not Path(path).is_dir():
+        return _read_file(Path(path))
+    run = _read_file(Path(path) / record_name(0))
+    for rank, file in other_records(Path(path)).items():
+        try:
+            run.others[rank] = _read_file(file)
+        except CheckpointError as error:  # what rank 0 saw stands without it
+            run.unread[rank] = str(error)
+    return run
+
+
+def _read_file(file: Path) -> RecordedRun:
     reader = _Reader(RecordedRun(file))
     for number, record in _records(file):
         try:
@@ -80,10 +95,20 @@ def read_run(path: str | Path) -> RecordedRun:
 def rediagnose(run: RecordedRun, selection: Selection | None = None) -> Report:
     """Today's rules on an old run; the findings are those the run had, unless rules have changed since.
 
+    Of several processes, each one's readings are judged; the findings are put together (``ranks.unite``).
+
     Raises:
         CheckpointError: the record lacks what a rule relies on.
     """
-    selection = selection or Selection()
+    reports = {rank: _rediagnose(each, selection or Selection()) for rank, each in _ranks(run).items()}
+    return unite(reports, run.unread)
+
+
+def _ranks(run: RecordedRun) -> dict[int, RecordedRun]:
+    return {0: run, **run.others}
+
+
+def _rediagnose(run: RecordedRun, selection: Selection) -> Report:
     diagnosis = Diagnosis(selection, dict(run.run))
     for visit in run.visits:
         readings = [reading for reading in visit.readings if selection.keeps_layer(reading.layer)]
