@@ -217,7 +217,8 @@ def _judge_jump(view: View) -> Verdict | Abstention | None:
         if int(r.detail["steps"] or 1) >= steps / 2 and r.step > GRACE
     ]
     is_flat = float(now.detail["variance_share"] or 0) < MIN_SIGNAL
-    if now.step <= SETTLED or len(usual) < 3 or now.detail["bn_warmup"] or is_flat:
+    enough = 2 if now.value > THROWN else 3
+    if now.step <= SETTLED or len(usual) < enough or now.detail["bn_warmup"] or is_flat:
         return ABSTAIN
     middle = statistics.median(usual)
     noise = now.resolution or 0.0

@@ -29,6 +29,7 @@ class Need(StrEnum):
     DROPOUT_INPUTS = "spectrum of the inputs of dropout layers"
     DROPOUT_MASKS = "outputs of replays that differ by their dropout masks only"
     PARAMETER_FLOW = "sizes of parameters, gradients and updates"
+    TIME_REACH = "gradient of the last output of recurrent layers over the steps of their input"
     SHIFT_ORIGIN = "outputs of layers on their inputs of the step before"
 
 

@@ -21,7 +21,7 @@ from nndiag.layers import LayerInfo
 from nndiag.measures.base import Measure, Need, Visit
 from nndiag.measures.gradient_rules import GRACE, RULES
 from nndiag.snapshot import Gap, Snapshot
-from nndiag.statistics import Moments, ParameterFlow, UpdateSize
+from nndiag.statistics import Moments, ParameterFlow, TimeReach, UpdateSize
 
 _NAME = "gradient_flow"
 _MATRICES = ("weight", "recurrent", "attention")
@@ -54,6 +54,7 @@ def read(visit: Visit) -> Iterator[Reading | CoverageEntry]:
         if info.name not in flows:
             yield _why_not(now, info)
     yield from _read_network(now, flows)
+    yield from _read_time(now)
     yield from _read_finite(visit, flows)
 
 
@@ -162,6 +163,16 @@ def _read_network(now: Snapshot, flows: dict[str, _Flow]) -> Iterator[Reading]:
     yield Reading(_NAME, "saliency_ratio", None, now.step, front / back, n=len(depth), detail=detail)
 
 
+def _read_time(now: Snapshot) -> Iterator[Reading]:
+    """Of recurrent layers: what is left at the first quarter of the time steps of the gradient at the last."""
+    for info in now.layers.values():
+        reach = now.get(info.name, "input", "probe", "time_reach")
+        if isinstance(reach, TimeReach) and math.isfinite(reach.ratio):
+            detail: dict[str, Scalar] = {"time_steps": int(reach.steps)}
+            n = int(reach.samples)
+            yield Reading(*(_NAME, "saliency_ratio", info.name, now.step, reach.ratio), n=n, detail=detail)
+
+
 def _saliency(now: Snapshot, info: LayerInfo, flow: _Flow | None) -> float | None:
     """Median over the units of a layer's matrices; None without a gradient.
 
@@ -217,7 +228,7 @@ def _last_bad_gradient(flows: dict[str, _Flow], bad: list[str], ranks: dict[str,
 MEASURE = Measure(
     name=_NAME,
     summary="Gradients over depth while training goes on, the size of updates, and what gets none.",
-    needs=frozenset({Need.PARAMETER_FLOW, Need.OUTPUT_MOMENTS}),
+    needs=frozenset({Need.PARAMETER_FLOW, Need.OUTPUT_MOMENTS, Need.TIME_REACH}),
     read=read,
     rules=RULES,
     worst={"saliency_ratio": "far from one", "gradient_norm": "high"},

@@ -26,8 +26,8 @@ LEARNED = 0.1
 SPIKE = 100.0
 """A gradient norm this many times its own median is an explosion."""
 
-WHOLE = 1.0
-"""|dW| / |W| of one step above which nothing of the initial weights is left."""
+WHOLE = 0.5
+"""|dW| / |W| of one step above which little of the initial weights is left."""
 
 FADED = 1e-2
 """Share of its first norm below which a gradient has faded."""
@@ -52,11 +52,20 @@ def _has_learned(view: View) -> bool:
     return all(reading.value < low for reading in (loss.first, *loss.recent))
 
 
-def _judge_vanishing(view: View) -> Verdict | None:
-    """ND601: saliency in the first quarter of depth is below a thousandth of that in the last."""
+def _judge_vanishing(view: View) -> Verdict | Abstention | None:
+    """ND601: saliency in the first quarter of depth is below a thousandth of that in the last.
+
+    Of a recurrent layer, the gradient at the first quarter of the time steps against that at the last.
+    """
     ratio = view.now("saliency_ratio")
+    if ratio is not None and view.layer is not None and ratio.step < SETTLED:
+        return ABSTAIN
     if ratio is None or not ratio.value < view.threshold:
         return None
+    if view.layer is not None:  # short memory is no fault where the task asks for no more
+        severity = Severity.WARNING if _is_bad(view) and not view.is_improving() else Severity.INFO
+        evidence = {"saliency_ratio": ratio.value, "time_steps": ratio.detail["time_steps"]}
+        return Verdict(severity, ratio.value, _losses(view) | evidence)
     severity = Severity.WARNING if _is_bad(view) else Severity.INFO
     places = tuple(str(ratio.detail["first_layers"]).split("|"))
     return Verdict(severity, ratio.value, _losses(view) | _saliencies(ratio), places)
@@ -171,6 +180,15 @@ def _judge_finite(view: View) -> Verdict | Abstention | None:
 
 def _advise_vanishing(case: Case) -> Advice:
     e = case.leading.evidence
+    if "time_steps" in e:
+        return Advice(
+            f"What {case.where} says at the end of {e['time_steps']} time steps hardly depends on how they began:"
+            f" the gradient at the first quarter is {float(e['saliency_ratio'] or 0):.1e} of that at the last, and"
+            f" the loss went from {e.get('first_loss')} to {e.get('loss')}.",
+            "Lengthen its memory: an LSTM or GRU instead of a plain recurrence, a forget bias of 1 or more, recurrent"
+            " weights that begin orthogonal, shorter sequences, or a readout (mean, attention) that sees all steps."
+            " It worked when `nndiag/gradient_flow/saliency_ratio` of this layer is above 0.001 and the loss falls.",
+        )
     return Advice(
         f"Gradients fade on their way to the input: in {case.where} the median unit saliency is"
         f" {float(e['saliency_ratio'] or 0):.1e} of that in the last layers, and the loss went from"
@@ -209,7 +227,7 @@ def _advise_update(case: Case) -> Advice:
         )
     factor = ratio / 1e-2
     what = (
-        f"A step changed {case.where} by {ratio:.1f} times its norm: nothing of its initial weights is left."
+        f"A step changed {case.where} by {ratio:.1f} times its norm: little of its initial weights is left."
         if ratio > WHOLE
         else f"Every step changes {case.where} by {ratio:.0%} of its norm: it cannot settle."
     )

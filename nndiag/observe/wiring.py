@@ -103,11 +103,17 @@ class Wiring:
     def leave(self, info: LayerInfo, output: Any) -> None:
         """Remembers who made a tensor, for as long as the tensor lives."""
         tensor = first_tensor(output)
-        if tensor is None:
+        if tensor is None or self._is_passed_on(tensor, info):
             return
         self._producers[id(tensor)] = (weakref.ref(tensor), _version(tensor), info.name)
         if info.role in ("weight", "norm", "recurrent", "attention"):
             self._by_shape[tuple(tensor.shape)] = info.name
+
+    def _is_passed_on(self, tensor: Tensor, info: LayerInfo) -> bool:
+        """Whether a module returns the very tensor that another layer has made: ``nn.Identity`` makes nothing."""
+        entry = self._producers.get(id(tensor))
+        is_made = entry is not None and entry[0]() is tensor and entry[1] == _version(tensor)
+        return is_made and info.kind == "Identity"
 
     def edges(self, name: str) -> TailEdges | None:
         """The tail edges of an activation layer."""

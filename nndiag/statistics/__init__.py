@@ -17,6 +17,7 @@ from nndiag.statistics.sample_scales import SampleScales
 from nndiag.statistics.signature import RowSignature
 from nndiag.statistics.slope import Slope
 from nndiag.statistics.tails import Tails
+from nndiag.statistics.time_reach import TimeReach
 from nndiag.statistics.view import Rows, Unreadable, canonical, unreadable
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "Spectrum",
     "Statistic",
     "Tails",
+    "TimeReach",
     "Unreadable",
     "UpdateSize",
     "WeightLaw",
