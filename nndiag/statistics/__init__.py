@@ -17,7 +17,7 @@ from nndiag.statistics.sample_scales import SampleScales
 from nndiag.statistics.signature import RowSignature
 from nndiag.statistics.slope import Slope
 from nndiag.statistics.tails import Tails
-from nndiag.statistics.view import Rows, Unreadable, canonical, unreadable
+from nndiag.statistics.view import Rows, Unreadable, as_reals, canonical, unreadable
 
 __all__ = [
     "STATISTICS",
@@ -44,6 +44,7 @@ __all__ = [
     "Unreadable",
     "UpdateSize",
     "WeightLaw",
+    "as_reals",
     "canonical",
     "centered",
     "strided_sample",
