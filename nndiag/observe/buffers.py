@@ -16,7 +16,7 @@ from nndiag.layers import LayerInfo, named_layers
 from nndiag.observe.observation import Observation
 from nndiag.observe.watch import Call
 from nndiag.snapshot import Key
-from nndiag.statistics import NormState, Running
+from nndiag.statistics import NormState, Running, Unreadable, unreadable
 
 _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _BATCH = (*_PLAIN, nn.SyncBatchNorm)
@@ -35,14 +35,15 @@ class Norm:
         eps: What is added to variances.
         features: Numbers that are normalized together, where the layer says it.
         groups: Of group normalization.
-        running: Running statistics, where batches are normalized by their own and these stand in later.
+        running: Running statistics, where batches are normalized by their own and these stand in later; or why
+            they cannot be read.
     """
 
     reduction: Literal["batch", "layer", "rms", "group"]
     eps: float
     features: int | None = None
     groups: int = 1
-    running: Running | None = None
+    running: Running | Unreadable | None = None
 
 
 def norm_of(call: Call) -> Norm | None:
@@ -64,13 +65,25 @@ def norm_of(call: Call) -> Norm | None:
     return None if gain is None else Norm(kind, _eps(own), gain.numel())
 
 
-def _running(module: nn.Module) -> Running | None:
+def _running(module: nn.Module) -> Running | Unreadable | None:
     """Of a layer in training mode that keeps running statistics."""
     mean, variance = (module._buffers.get(key) for key in ("running_mean", "running_var"))
     own = module.__dict__
     if mean is None or variance is None or not own["track_running_stats"]:
         return None
-    return Running(mean, variance, module._buffers.get("num_batches_tracked"), own["momentum"], own["eps"])
+    tracked = module._buffers.get("num_batches_tracked")
+    reason = _why_not(mean, variance)
+    return reason or Running(mean, variance, tracked, own["momentum"], own["eps"])
+
+
+def _why_not(*statistics: Tensor | None) -> Unreadable | None:
+    """Why running statistics cannot be read: they may be of any kind in a class of the user's."""
+    kept = [tensor for tensor in statistics if tensor is not None]
+    reason = next((reason for reason in map(unreadable, kept) if reason is not None), None)
+    if reason is not None:
+        return Unreadable(f"running statistics: {reason.reason}")
+    is_plain = all(tensor.dim() == 1 and not tensor.is_complex() for tensor in kept)
+    return None if is_plain else Unreadable("running statistics are not one real number a channel")
 
 
 def _of_function(call: Call) -> Norm | None:
@@ -123,7 +136,8 @@ class NormObserver:
         """Buffers and settings as they are now."""
         seen = Observation()
         for name, module in self._modules.items():
-            if isinstance(module, (*_BATCH, *_INSTANCE)):
+            buffers = (module._buffers.get(key) for key in ("running_mean", "running_var"))
+            if isinstance(module, (*_BATCH, *_INSTANCE)) and _why_not(*buffers) is None:
                 seen.statistics[Key(name, "weight", "weights", "norm_state")] = _state(module)
         return seen
 

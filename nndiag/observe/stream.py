@@ -141,7 +141,7 @@ class _StreamReader(TapReader):
 
     def _read_gradient(self, info: LayerInfo, gradient: Tensor) -> None:
         with torch.no_grad(), torch.autocast(gradient.device.type, enabled=False):
-            x = canonical(gradient.detach(), unit_axis=info.unit_axis, rows=BATCH_FIRST)
+            x = canonical(gradient, unit_axis=info.unit_axis, rows=BATCH_FIRST)
             if isinstance(x, Unreadable):
                 self.gap(info.name, "grad_output", x.reason)
             else:

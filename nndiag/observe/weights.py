@@ -10,7 +10,7 @@ from nndiag.layers import Domain, LayerInfo, named_layers, unit_rows
 from nndiag.measures import Need
 from nndiag.observe.observation import Observation
 from nndiag.snapshot import Gap, Key
-from nndiag.statistics import RowSignature, WeightLaw, unreadable
+from nndiag.statistics import RowSignature, WeightLaw, as_reals, unreadable
 
 Lookup = Callable[[str], Tensor | None]
 
@@ -39,7 +39,7 @@ def read_weights(
                 _sign(seen, info, domain, parameter, gradient, first)
         if first and Need.WEIGHT_LAWS in needs and info.weight is not None:
             weight = parameter(_full(info.name, info.weight))
-            if weight is not None and unreadable(weight) is None and weight.dim() > 1:
+            if weight is not None and _has_law(weight):
                 seen.statistics[Key(info.name, "weight", "weights", "law")] = WeightLaw.of(weight)
     return seen
 
@@ -67,18 +67,28 @@ def _sign(
         return
     if units is not None:
         signature = RowSignature.of(
-            units.detach(),
-            None if slopes is None else slopes.detach(),
+            _plain(units),
+            None if slopes is None else _plain(slopes),
             directions=_directions(info, domain, parameter) if first else None,
         )
         seen.statistics[Key(info.name, "weight", "weights", f"signature/{domain.name}")] = signature
+
+
+def _has_law(weight: Tensor) -> bool:
+    """Whether a weight is a matrix of real numbers."""
+    return unreadable(weight) is None and weight.dim() > 1 and not weight.is_complex()
+
+
+def _plain(rows: Tensor) -> Tensor:
+    """[n, d] real numbers; a complex one is two."""
+    return as_reals(rows.detach()).flatten(1)
 
 
 def _directions(info: LayerInfo, domain: Domain, parameter: Lookup) -> Tensor | None:
     """Incoming weights without the bias: a constant bias would make all units point one way."""
     weights = Domain(domain.name, tuple(part for part in domain.parts if "bias" not in part.parameter))
     rows = unit_rows(weights, lambda name: parameter(_full(info.name, name))) if weights.parts else None
-    return None if rows is None else rows.detach()
+    return None if rows is None else _plain(rows)
 
 
 def _full(layer: str, parameter: str) -> str:

@@ -107,7 +107,7 @@ class Wiring:
             return
         self._producers[id(tensor)] = (weakref.ref(tensor), _version(tensor), info.name)
         if info.role in ("weight", "norm", "recurrent", "attention"):
-            self._by_shape[tuple(tensor.shape)] = info.name
+            self._by_shape[_shape(tensor)] = info.name
 
     def _is_passed_on(self, tensor: Tensor, info: LayerInfo) -> bool:
         """Whether a module returns the very tensor that another layer has made: ``nn.Identity`` makes nothing."""
@@ -240,7 +240,7 @@ class Wiring:
             return None, False
         entry = self._producers.get(id(tensor))
         made = entry is not None and entry[0]() is tensor and entry[1] == _version(tensor)
-        name = entry[2] if made and entry is not None else self._by_shape.get(tuple(tensor.shape))
+        name = entry[2] if made and entry is not None else self._by_shape.get(_shape(tensor))
         return (self.layers.get(name) if name is not None else None), made
 
     def _connect(self, info: LayerInfo, source: LayerInfo | None, made: bool) -> LayerInfo:
@@ -268,17 +268,25 @@ def _memory(value: Any) -> set[int]:
 
 
 def every_tensor(value: Any) -> Iterator[Tensor]:
-    """The tensors in nested tuples, lists and mappings."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (Mapping, tuple, list)):
-        for item in value.values() if isinstance(value, Mapping) else value:
-            yield from every_tensor(item)
+    """The tensors in nested tuples, lists and mappings; each container is opened once, also one in itself."""
+    pending, opened = [value], dict[int, Any]()
+    while pending:
+        item = pending.pop()
+        if isinstance(item, Tensor):
+            yield item
+        elif isinstance(item, (Mapping, tuple, list)) and id(item) not in opened:
+            opened[id(item)] = item
+            pending += reversed(list(item.values() if isinstance(item, Mapping) else item))
 
 
 def first_tensor(value: Any) -> Tensor | None:
     """The first tensor in nested tuples, lists and mappings."""
     return next(every_tensor(value), None)
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    """A nested tensor has none that could be asked for."""
+    return (-1,) if tensor.is_nested else tuple(tensor.shape)
 
 
 def _version(tensor: Tensor) -> int:

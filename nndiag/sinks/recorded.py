@@ -163,6 +163,8 @@ class _Reader:
 def _records(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Numbered lines; the last one of a session may be cut off."""
     try:
+        if file.exists() and not (file.is_file() or file.is_dir()):  # a device or a pipe may have no end
+            raise CheckpointError(f"{_name(file)} cannot be read: it is not a regular file")
         lines = file.read_bytes().split(b"\n")
     except FileNotFoundError as error:
         raise CheckpointError(

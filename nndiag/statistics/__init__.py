@@ -18,7 +18,7 @@ from nndiag.statistics.signature import RowSignature
 from nndiag.statistics.slope import Slope
 from nndiag.statistics.tails import Tails
 from nndiag.statistics.time_reach import TimeReach
-from nndiag.statistics.view import Rows, Unreadable, canonical, unreadable
+from nndiag.statistics.view import Rows, Unreadable, as_reals, canonical, unreadable
 
 __all__ = [
     "STATISTICS",
@@ -46,6 +46,7 @@ __all__ = [
     "Unreadable",
     "UpdateSize",
     "WeightLaw",
+    "as_reals",
     "canonical",
     "centered",
     "strided_sample",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nndiag.statistics.base import Statistic
+from nndiag.statistics.moments import Moments
 
 
 class Running(NamedTuple):
@@ -72,10 +73,8 @@ class BatchDrift(Statistic):
             running: What the layer remembers.
         """
         count, positions, _ = x.shape
-        y = x.mean(1) if positions > 1 else x.squeeze(1)
-        mean = y.mean(0)
-        spread = (y - mean).square().sum(0) / max(1, count - 1)
-        variance = (x - mean).square().sum((0, 1)) / (count * positions)
+        moments = Moments.of(x)
+        mean, spread, variance = moments.cluster_mean, moments.sample_variance, moments.variance
         known = running.tracked
         tracked = torch.tensor(-1) if known is None else known.detach().clone()
         a = running.momentum if running.momentum is not None else 1 / (tracked.clamp(min=0) + 1)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nndiag.functional import Dispersion, Homogeneity, homogeneity, label_dispersion
 from nndiag.statistics.base import Statistic
+from nndiag.statistics.view import wide
 
 BATCHES = 64
 """Batches that are remembered."""
@@ -43,7 +44,7 @@ class BatchMeans(Statistic):
         """
         flat = x.detach().flatten(1) if x.dim() > 1 else x.detach().unsqueeze(1)
         stride = -(-flat.shape[1] // _FEATURES)
-        rows = flat[:, ::stride].float().nan_to_num(0.0, 0.0, 0.0)
+        rows = flat[:, ::stride].to(wide(flat)).nan_to_num(0.0, 0.0, 0.0)
         mean = rows.mean(0)
         variance = (rows - mean).square().sum(0) / max(1, len(rows) - 1)
         return cls(torch.tensor([len(rows)]), mean.unsqueeze(0), variance.unsqueeze(0))

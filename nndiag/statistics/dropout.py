@@ -103,9 +103,13 @@ class Spectrum(Statistic):
         rows = rows[:MAX_ROWS].nan_to_num(0.0, 0.0, 0.0)
         stride = -(-units // MAX_UNITS)
         chosen = rows[:, ::stride]
+        if chosen.numel():  # in units of a power of two: squares of 1e-25 vanish in float32, of 1e25 overflow
+            chosen = torch.ldexp(chosen, -torch.frexp(chosen.abs().amax(0)).exponent)
         square = chosen.square().mean(0)
-        alive = (rows.square().sum(0) > 0).sum()
-        scaled = (chosen - chosen.mean(0)) * torch.where(square > 0, square, 1).rsqrt() / len(chosen) ** 0.5
+        alive = (rows != 0).any(0).sum()
+        deviation = chosen - chosen.mean(0)
+        deviation = deviation - deviation.mean(0)
+        scaled = deviation * torch.where(square > 0, square, 1).rsqrt() / len(chosen) ** 0.5
         return cls(
             gram=scaled @ scaled.T if scaled.shape[0] <= scaled.shape[1] else scaled.T @ scaled,
             rows=torch.tensor(len(rows)),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nndiag.functional import SignalGain, signal_gain
 from nndiag.statistics.base import Statistic
+from nndiag.statistics.moments import Moments
 
 Reduction = Literal["layer", "rms", "group"]
 """What one mean and scale is taken over: the features of a position; the same without a mean; the features of
@@ -27,7 +28,9 @@ def centered(x: Tensor, reduction: Reduction, groups: int = 1) -> Tensor:
     x = x.unflatten(-1, (groups, -1))
     if reduction == "rms":
         return x
-    return x - x.mean((1, 3) if reduction == "group" else 3, keepdim=True)
+    over = (1, 3) if reduction == "group" else 3
+    x = x - x.mean(over, keepdim=True)
+    return x - x.mean(over, keepdim=True)  # where the mean is far from zero, its rounding is not small
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,18 +56,17 @@ class FeatureScales(Statistic):
 
     @classmethod
     def of(cls, x: Tensor) -> Self:
-        """Two passes.
+        """Moments as of any layer's units.
 
         Args:
             x: [N, S, G, H] from ``centered``; NaN and infinite entries count as zero.
         """
         x = x.nan_to_num(0.0, 0.0, 0.0)
-        count = x.shape[0] * x.shape[1]
-        mean = x.sum((0, 1)) / count
+        moments = Moments.of(x.flatten(2))
         return cls(
-            n=torch.tensor(count),
-            mean=mean,
-            m2=(x - mean).square().sum((0, 1)),
+            n=torch.tensor(x.shape[0] * x.shape[1]),
+            mean=moments.mean.reshape(x.shape[2:]),
+            m2=moments.m2.reshape(x.shape[2:]),
             low=x.amin((0, 1)),
             high=x.amax((0, 1)),
             samples=torch.tensor(x.shape[0]),

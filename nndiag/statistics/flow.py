@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nndiag.statistics.base import Statistic
+from nndiag.statistics.view import as_reals, wide
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,12 +57,12 @@ class ParameterFlow(Statistic):
             g = torch.where(finite, g, 0)
             peak = torch.linalg.vector_norm(g, torch.inf)
             unit = g / peak.clamp(min=torch.finfo(g.dtype).tiny)
-            rest = torch.linalg.vector_norm(unit)
+            rest = torch.linalg.vector_norm(unit, dtype=wide(unit))
             if w.dim() > 0:
                 saliency = (w * unit).reshape(len(w), -1).sum(1).abs().double() * peak.double()
         return cls(
-            entries=torch.tensor(w.numel(), device=w.device),
-            weight=torch.linalg.vector_norm(w),
+            entries=torch.tensor(parameter.numel(), device=w.device),
+            weight=torch.linalg.vector_norm(w, dtype=wide(w)),
             gradient_peak=peak,
             gradient_rest=rest,
             non_finite=bad,
@@ -117,7 +118,7 @@ class UpdateSize(Statistic):
             after: [m] the same entries after it.
             largest: [] as far as known from earlier looks.
         """
-        old, new = _float(before), _float(after)
+        old, new = (_float(x).to(wide(x)) for x in (before, after))
         change, weight = torch.linalg.vector_norm(new - old), torch.linalg.vector_norm(old)
         ratio = torch.where(weight == 0, torch.nan, (change / weight).nan_to_num(0.0, 0.0, 0.0))
         return cls(
@@ -140,5 +141,5 @@ class UpdateSize(Statistic):
 
 
 def _float(x: Tensor) -> Tensor:
-    x = x.detach()
+    x = as_reals(x.detach())
     return x if x.dtype == torch.float64 else x.float()

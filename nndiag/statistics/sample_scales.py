@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nndiag.statistics.base import Statistic
+from nndiag.statistics.view import wide
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,7 +40,8 @@ class SampleScales(Statistic):
             eps: What the layer adds to variances.
             over_positions: Whether one sigma spans all positions of a sample (group normalization).
         """
-        square = x.square().mean((1, 3) if over_positions else 3)
+        square = torch.linalg.vector_norm(x, dim=3, dtype=wide(x)).square() / x.shape[3]
+        square = square.mean(1) if over_positions else square
         good = square.isfinite() & (square > 0)
         n = good.sum()
         log = torch.where(good, square, 1).log() / 2

@@ -50,6 +50,16 @@ def unreadable(x: Tensor) -> Unreadable | None:
     return Unreadable("empty tensor") if x.numel() == 0 else None
 
 
+def as_reals(x: Tensor) -> Tensor:
+    """[..., 2] real and imaginary parts of complex numbers; real ones as they are."""
+    return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
+
+
+def wide(x: Tensor) -> torch.dtype:
+    """Float64, on devices that have it: in float32 squares of 1e-25 vanish, and squares of 1e25 overflow."""
+    return torch.float64 if x.device.type != "mps" else torch.float32
+
+
 def canonical(x: Tensor, *, unit_axis: int, rows: Rows | None) -> Tensor | Unreadable:
     """X[N, S, C] in float32 (float64 stays), without a copy where strides allow.
 
@@ -62,6 +72,7 @@ def canonical(x: Tensor, *, unit_axis: int, rows: Rows | None) -> Tensor | Unrea
     reason = unreadable(x)
     if reason is not None:
         return reason
+    x = x.detach()  # only now: a subclass may run code of its own
     x = x.abs() if x.is_complex() else x
     x = x if x.dtype in (torch.float32, torch.float64) else x.float()
     if x.dim() == 0 or not -x.dim() <= unit_axis < x.dim():

@@ -74,8 +74,8 @@ def sees_parameters_before_update(case: Case) -> bool:
     heard: list[Tensor] = []
     replay = session.observers.replay
 
-    def listened() -> None:
-        replay()
+    def listened(step: int, *, goes_on: bool) -> None:
+        replay(step, goes_on=goes_on)
         assert session.observers.probe is not None
         heard.append(session.observers.probe.replay()[0][0])
 

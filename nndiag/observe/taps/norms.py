@@ -13,7 +13,16 @@ from nndiag.observe.buffers import Norm, norm_of
 from nndiag.observe.taps.table import Reader
 from nndiag.observe.watch import Call
 from nndiag.observe.wiring import first_tensor
-from nndiag.statistics import BatchDrift, BatchMeans, FeatureScales, Moments, SampleScales, centered
+from nndiag.statistics import (
+    BatchDrift,
+    BatchMeans,
+    FeatureScales,
+    Moments,
+    SampleScales,
+    Unreadable,
+    centered,
+    unreadable,
+)
 
 if TYPE_CHECKING:
     from nndiag.observe.taps.reader import TapReader
@@ -31,11 +40,19 @@ def _input_of(reader: TapReader, call: Call) -> tuple[Norm, Tensor] | None:
 def _read_drift(reader: TapReader, call: Call, info: LayerInfo, output: None) -> None:
     """Before the running statistics take the batch in."""
     found = _input_of(reader, call)
-    if found is None or found[0].running is None or found[1].dim() < 2:
+    if found is None or found[0].running is None:
         return
-    x = reader.canonical(call.key, info, "input", found[1])
-    if x is not None and x.shape[0] * x.shape[1] > 1:
-        reader.file(info.name, "input", "batch_drift", BatchDrift.of(x, found[0].running))
+    running, tensor = found[0].running, found[1]
+    if isinstance(running, Unreadable):
+        reader.gap(info.name, "input", running.reason)
+        return
+    x = reader.canonical(call.key, info, "input", tensor) if tensor.dim() > 1 else None
+    if x is None or x.shape[0] * x.shape[1] < 2:
+        return
+    if x.shape[2] != len(running.mean) or len(running.mean) != len(running.variance):
+        reader.gap(info.name, "input", "its channels are not those of its running statistics")
+        return
+    reader.file(info.name, "input", "batch_drift", BatchDrift.of(x, running))
 
 
 def _read_scales(reader: TapReader, call: Call, info: LayerInfo, output: None) -> None:
@@ -47,7 +64,7 @@ def _read_scales(reader: TapReader, call: Call, info: LayerInfo, output: None) -
     if norm.reduction == "batch":
         return
     if norm.reduction != "group":
-        last = _features_last(tensor, norm.features)
+        last = tensor if unreadable(tensor) else _features_last(tensor, norm.features)
         if last is None:
             reader.gap(info.name, "input", "its features cannot be told from the shape of its input")
             return

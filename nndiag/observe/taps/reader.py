@@ -102,7 +102,7 @@ class TapReader:
     def canonical(self, key: str, info: LayerInfo, tap: Tap, tensor: Tensor) -> Tensor | None:
         """X[N, S, C] of a call's input or output; None, and a gap with the reason, where there is none."""
         rows = self._rows(key) if self._rows is not None else BATCH_FIRST
-        view = canonical(tensor.detach(), unit_axis=info.unit_axis, rows=rows)
+        view = canonical(tensor, unit_axis=info.unit_axis, rows=rows)
         if isinstance(view, Unreadable):
             self.gap(info.name, tap, view.reason)
             return None

@@ -1,0 +1,1 @@
+"""Harmless everywhere: any tensor, any scale, any length of run, any fault of a disk."""
