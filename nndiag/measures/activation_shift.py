@@ -217,10 +217,12 @@ def _judge_jump(view: View) -> Verdict | Abstention | None:
         if int(r.detail["steps"] or 1) >= steps / 2 and r.step > GRACE
     ]
     is_flat = float(now.detail["variance_share"] or 0) < MIN_SIGNAL
-    enough = 2 if now.value > THROWN else 3
-    if now.step <= SETTLED or len(usual) < enough or now.detail["bn_warmup"] or is_flat:
+    if now.step <= SETTLED or len(usual) < 2 or now.detail["bn_warmup"]:
         return ABSTAIN
     middle = statistics.median(usual)
+    is_thrown = now.value > THROWN and middle < STEADY
+    if not is_thrown and (len(usual) < 3 or is_flat):
+        return ABSTAIN
     noise = now.resolution or 0.0
     if now.value - noise <= view.threshold or now.value <= JUMP * middle:
         return None
@@ -236,9 +238,8 @@ def _judge_jump(view: View) -> Verdict | Abstention | None:
         "samples": now.n,
     }
     # A network thrown far from where it stood needs no second look, and may not live to have one.
-    is_thrown = is_worse and now.value > THROWN and middle < STEADY
     severity = Severity.WARNING if is_worse else Severity.INFO
-    return Verdict(severity, now.value, evidence | facts, is_conclusive=is_thrown)
+    return Verdict(severity, now.value, evidence | facts, is_conclusive=is_worse and is_thrown)
 
 
 def _rounded(value: Scalar) -> Scalar:

@@ -87,12 +87,26 @@ def _judge_exploding(view: View) -> Verdict | Abstention | None:
     evidence = _losses(view) | {"gradient_norm": norm.last.value, "median_gradient_norm": usual}
     if _has_learned(view):
         return None  # what has learned passes hardly any gradient: ratios of nothing mean nothing
+    back = _steepest(view)
+    if back is not None and back.value > view.threshold:
+        evidence |= {"saliency_ratio": back.value, "time_steps": back.detail["time_steps"]}
+        return Verdict(_severity(view), back.value, evidence, (str(back.layer),))
     if ratio is not None and ratio.value > view.threshold:
         places = tuple(str(ratio.detail["first_layers"]).split("|"))
         return Verdict(_severity(view), ratio.value, evidence | _saliencies(ratio), places)
     if jump > SPIKE:
         return Verdict(_severity(view), jump, evidence | {"jump": round(jump, 1)})
     return None
+
+
+def _steepest(view: View) -> Reading | None:
+    """The recurrent layer in which gradients grow the most on their way back in time."""
+    read = [
+        series.last
+        for (measure, name, layer), series in view.history.series.items()
+        if measure == _NAME and name == "saliency_ratio" and layer and series.last.step == view.step
+    ]
+    return max(read, key=lambda reading: reading.value, default=None)
 
 
 def _severity(view: View) -> Severity:
@@ -205,7 +219,7 @@ def _advise_exploding(case: Case) -> Advice:
     what = (
         f"the gradient's norm is {float(e['jump'] or 0):.0f} times its median"
         if "jump" in e
-        else f"saliency in {case.where} is {float(e['saliency_ratio'] or 0):.1e} times that in the last layers"
+        else f"{_growth(case)} {float(e['saliency_ratio'] or 0):.1e} times as large"
     )
     usual = float(e["median_gradient_norm"] or 0)
     return Advice(
@@ -214,6 +228,13 @@ def _advise_exploding(case: Case) -> Advice:
         " rate; in recurrent networks also shorten the sequences that are backpropagated through."
         " It worked when `nndiag/gradient_flow/global_gradient_norm` stays within ten times its median.",
     )
+
+
+def _growth(case: Case) -> str:
+    steps = case.leading.evidence.get("time_steps")
+    if steps is not None:
+        return f"over the {steps} time steps of {case.where}, the gradient at the first quarter, against the last, is"
+    return f"saliency in {case.where}, against the last layers, is"
 
 
 def _advise_update(case: Case) -> Advice:
