@@ -182,7 +182,7 @@ def _judge_fast(view: View) -> Verdict | Abstention | None:
     if reading.value - (reading.resolution or 0.0) <= limit:
         return None
     fell, lr = view.loss_fell(), view.run("lr")
-    is_learning = (fell is not None and fell >= LEARNS) or view.is_improving()
+    is_learning = (fell is not None and fell >= LEARNS) or view.is_improving() or _is_new_data(view)
     severity = Severity.INFO if is_learning or view.has_rivals else Severity.WARNING
     if (
         severity is Severity.WARNING
@@ -204,6 +204,12 @@ def _judge_fast(view: View) -> Verdict | Abstention | None:
     return Verdict(severity, reading.value, evidence)
 
 
+def _is_new_data(view: View) -> bool:
+    """Whether batches hold other classes than those before: then it is not the learning rate alone."""
+    labels = view.of(None).now("label_dispersion", "norm_drift")
+    return labels is not None and labels.value > UNLIKE_LABELS
+
+
 def _judge_jump(view: View) -> Verdict | Abstention | None:
     """ND102: an interval's shift above five times the layer's own median, and above 0.02."""
     series = view.series("interval_shift")
@@ -217,10 +223,11 @@ def _judge_jump(view: View) -> Verdict | Abstention | None:
         if int(r.detail["steps"] or 1) >= steps / 2 and r.step > GRACE
     ]
     is_flat = float(now.detail["variance_share"] or 0) < MIN_SIGNAL
-    if now.step <= SETTLED or len(usual) < 2 or now.detail["bn_warmup"]:
+    if now.step <= SETTLED or now.detail["bn_warmup"] or not usual:
         return ABSTAIN
     middle = statistics.median(usual)
-    is_thrown = now.value > THROWN and middle < STEADY
+    before = [r.value for r in list(series.recent)[:-1] if r.step > GRACE]
+    is_thrown = now.value > THROWN and len(before) > 2 and max(before) < STEADY
     if not is_thrown and (len(usual) < 3 or is_flat):
         return ABSTAIN
     noise = now.resolution or 0.0
@@ -305,6 +312,9 @@ MEASURE = Measure(
         ),
     ),
 )
+
+UNLIKE_LABELS = 3.0
+"""Dispersion of labels over batches above which ND405 calls them unlike."""
 
 THROWN, STEADY = 0.5, 0.1
 """A shift over an interval of two standard deviations, in a layer whose usual one is below 0.9."""

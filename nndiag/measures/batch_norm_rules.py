@@ -284,7 +284,9 @@ def _judge_setting(view: View) -> Verdict | None:
     if fault is None:
         return None
     moved = float(reading.detail.get("moved") or 0)
-    grave = fault in ("momentum 0", "never updated") or (
+    if not reading.detail.get("called", True):
+        return None  # a copy that is averaged, and runs in evaluation only
+    grave = fault in ("momentum 0", "never updated", "evaluates its initial values") or (
         fault in ("moves while frozen", "unfrozen") and moved > STALE
     )
     grave = grave or (fault == "set back" and _is_mistaken(view))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nndiag.findings import Scalar, Severity
 from nndiag.functional import GRID
-from nndiag.rules import Advice, Case, Rule, Verdict, View
+from nndiag.rules import LEARNS, Advice, Case, Rule, Verdict, View
 
 _NAME = "dropout_capacity"
 
@@ -51,7 +51,9 @@ def _judge_capacity(view: View) -> Verdict | None:
     if upper >= needed or float(evidence.get("at p=0") or 0) < needed:  # then it is not the dropout
         return None
     evidence |= {"needed": needed, "fault": "freedom", "upper": round(upper, 3)}
-    severity = Severity.WARNING if upper < view.threshold * needed else Severity.INFO
+    fell = view.loss_fell()  # of training, where masks are drawn: what learns under them has enough
+    learns = fell is not None and fell >= LEARNS
+    severity = Severity.WARNING if upper < view.threshold * needed and not learns else Severity.INFO
     return Verdict(severity, dof.value, evidence)
 
 

@@ -84,7 +84,7 @@ def _read_layer(now: Snapshot, flow: _Flow, whole: float) -> Iterator[Reading]:
     entries = sum(int(p.entries) for p in flow.parameters.values())
     yield Reading(_NAME, "gradient_norm", flow.layer, now.step, gradient, n=entries)
     silent = [name for name, p in flow.parameters.items() if p.is_silent]
-    if flow.parameters:
+    if flow.parameters and all(p.is_known for p in flow.parameters.values()):
         detail: dict[str, Scalar] = {"silent": "|".join(silent), "parameters": "|".join(flow.parameters)}
         quiet = sum(int(flow.parameters[name].entries) for name in silent)
         detail |= {"entries": entries, "silent_entries": quiet, "called": flow.layer in _called(now)}

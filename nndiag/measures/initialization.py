@@ -140,7 +140,11 @@ def _blamed(flows: list[tuple[LayerInfo, Moments]], *, steep: bool) -> str:
     even = sum(logs) / len(logs)
     limit = even / 2 if (even > 0) == steep else even
     # Layer l's ratio is the work of the weights behind it: those of layer l + 1.
-    blame = [(log, flows[place + 1][0].name) for place, log in enumerate(logs)]
+    blame = [
+        (log, flows[place + 1][0].name)
+        for place, log in enumerate(logs)
+        if not flows[place + 1][0].is_output or len(logs) == 1
+    ]
     chosen = [b for b in blame if (b[0] >= limit if steep else b[0] <= limit)]
     return "|".join(name for _, name in sorted(chosen, reverse=steep))
 

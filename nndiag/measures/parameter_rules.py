@@ -36,7 +36,8 @@ def _judge_silent(view: View) -> Verdict | Abstention | None:
     evidence |= {"share_of_trainable": round(share, 4), "silent_share_of_network": round(network, 4)}
     evidence["called"] = series.last.detail["called"]
     evidence["in_optimizer"] = series.last.detail.get("owned", True)
-    is_meant = not series.last.detail.get("owned", True)  # a target network, a teacher, a frozen backbone
+    # A target network, a teacher, a frozen backbone; a head whose task is over.
+    is_meant = not series.last.detail.get("owned", True) or not series.last.detail["called"]
     severity = Severity.WARNING if network >= SILENT_SHARE and not is_meant else Severity.INFO
     return Verdict(severity, share, evidence)
 

@@ -188,6 +188,10 @@ def _others(case: Case) -> str:
     return f" Over the limit, too: {', '.join(rest[:4])}{more}."
 
 
+ENOUGH_ALIVE = 0.9
+"""Share of dead units up to which a network that learns has enough others."""
+
+
 def _judge_dead(view: View) -> Verdict | None:
     """ND202: judged by the units alive, not by the share that is dead."""
     reading = view.now("dead_share")
@@ -197,10 +201,12 @@ def _judge_dead(view: View) -> Verdict | None:
     alive = units - dead
     outputs = view.run("output_units")
     needed = max(0.05 * units, min(outputs.last.value - 1, 0.1 * units) if outputs else 0.0)
+    fell = view.loss_fell()
+    limit = ENOUGH_ALIVE if fell is not None and fell >= LEARNS else view.threshold
     if reading.value == 1.0 or (alive < needed and reading.value > view.threshold):
         severity = Severity.CRITICAL
     else:
-        severity = Severity.WARNING if reading.value > view.threshold else Severity.INFO
+        severity = Severity.WARNING if reading.value > max(limit, view.threshold) else Severity.INFO
     evidence: dict[str, Scalar] = dict(reading.detail)
     evidence |= {"alive": alive, "samples": reading.n, "dead_share": round(reading.value, 4)}
     return Verdict(severity, reading.value, evidence, (view.info.place,) if view.info else ())

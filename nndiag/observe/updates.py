@@ -65,7 +65,7 @@ class UpdatesObserver:
                 continue
             if gradient is not None and scale != 1.0:
                 gradient = gradient / scale
-            seen.statistics[key] = ParameterFlow.of(parameter, gradient)
+            seen.statistics[key] = ParameterFlow.of(parameter, gradient, is_known=gradients)
             sample = strided_sample(parameter.detach(), _SAMPLE).clone()
             self._held.setdefault(key._replace(tap="weight", statistic=f"update/{name}"), (sample, parameter))
         return seen

@@ -27,7 +27,7 @@ class ParameterFlow(Statistic):
         non_finite: [] NaN and infinite entries of the gradient.
         saliency: [n] |sum_j w_uj g_uj| of each unit u (first axis). It does not change when a unit's incoming
             weights are scaled up and its outgoing ones down.
-        has_gradient: [] 1 where there was a gradient, else 0.
+        has_gradient: [] 1 where there was a gradient, 0 where there was none, -1 where none could be read.
     """
 
     name: ClassVar[str] = "flow"
@@ -40,12 +40,13 @@ class ParameterFlow(Statistic):
     has_gradient: Tensor
 
     @classmethod
-    def of(cls, parameter: Tensor, gradient: Tensor | None) -> Self:
+    def of(cls, parameter: Tensor, gradient: Tensor | None, *, is_known: bool = True) -> Self:
         """Reads one parameter.
 
         Args:
             parameter: Any shape; the first axis holds the units.
             gradient: Of the same shape; None: there is none.
+            is_known: Whether None says anything: the backward pass of a closure is still to come.
         """
         w = _float(parameter)
         zero = torch.zeros((), device=w.device)
@@ -67,7 +68,7 @@ class ParameterFlow(Statistic):
             gradient_rest=rest,
             non_finite=bad,
             saliency=saliency,
-            has_gradient=torch.tensor(int(gradient is not None), device=w.device),
+            has_gradient=torch.tensor(int(gradient is not None) if is_known else -1, device=w.device),
         )
 
     def merge(self, other: Self) -> Self:
@@ -88,7 +89,13 @@ class ParameterFlow(Statistic):
     @property
     def is_silent(self) -> bool:
         """Whether there was no gradient, or one of exact zeros."""
-        return not int(self.has_gradient) or (float(self.gradient_peak) == 0 and not int(self.non_finite))
+        has = int(self.has_gradient)
+        return has == 0 or (has == 1 and float(self.gradient_peak) == 0 and not int(self.non_finite))
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it could be read if there was a gradient."""
+        return int(self.has_gradient) >= 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
