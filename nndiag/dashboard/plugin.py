@@ -12,9 +12,9 @@ from tensorboard.plugins import base_plugin
 from werkzeug import wrappers
 
 from nndiag.dashboard import views
-from nndiag.dashboard.assets import load_assets
 from nndiag.dashboard.series import Events, Run
 from nndiag.events import PLUGIN_NAME
+from nndiag.page.assets import load_assets
 
 App = Callable[..., Any]
 _JSON, _BINARY = "application/json", "application/octet-stream"
@@ -40,7 +40,7 @@ class DashboardPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
                 lambda request: views.units(self._run(request), request.args.getlist("tag"))
             ),
         }
-        return apps | {route: _asset(*asset) for route, asset in load_assets().items()}
+        return apps | {f"/static/{name}": _asset(*asset) for name, asset in load_assets().items()}
 
     def is_active(self) -> bool:
         """No: TensorBoard asks only where it has found no data of this plugin."""

@@ -12,8 +12,8 @@ import numpy as np
 from tensorboard.data import provider
 
 from nndiag.events import LAYERS_TAG, PLUGIN_NAME, SCHEMA_VERSION
+from nndiag.page.series import Array, Row
 
-Array = np.ndarray[Any, Any]
 ALL = 10_000
 """More than TensorBoard holds of a tag, so that nothing is thinned twice."""
 
@@ -55,14 +55,6 @@ class Events:
                 into = found.setdefault(run, {})
                 into |= {tag: without_repeats(samples) for tag, samples in series.items()}
         return found
-
-
-@dataclass(frozen=True)
-class Row:
-    """One reading of all layers over the steps: ``values[layer, step]``, layers as in the newest list."""
-
-    steps: Array
-    values: Array
 
 
 @dataclass(frozen=True)
@@ -125,7 +117,7 @@ class Run:
         return [(step, tuple(str(row["name"]) for row in rows)) for step, rows in self.layer_lists]
 
     def rows(self, tags: Iterable[str], most: int) -> Iterator[tuple[str, Row]]:
-        """Each tag's reading over the steps."""
+        """Each tag's reading over the steps: layers as in the newest list."""
         wanted = list(tags)
         data = self.events.read([self.name], wanted, most).get(self.name, {})
         for tag in wanted:

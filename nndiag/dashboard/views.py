@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,11 +10,9 @@ from typing import Any
 import numpy as np
 from tensorboard import errors
 
-from nndiag.dashboard.series import ALL, Array, Events, Row, Run, is_newer, record_of
+from nndiag.dashboard.series import ALL, Events, Run, is_newer, record_of
 from nndiag.events import COVERAGE_TAG, FINDINGS_TAG
-
-COLUMNS = 512
-"""Columns that a heat map can show."""
+from nndiag.page.series import Row, plain_numbers
 
 _GLANCE = 64
 """Samples from which the newest value of each layer and the range of a reading are taken."""
@@ -71,11 +68,11 @@ def matrix(run: Run, tag: str) -> bytes:
     if facts is None:
         raise errors.NotFoundError(f"no reading {tag!r} in run {run.name!r}")
     row = next((row for _, row in run.rows([tag], ALL)), Row(np.zeros(0, np.int64), np.zeros((0, 0), "<f4")))
-    steps, values = _binned(row)
-    header = {"tag": tag, "steps": steps.tolist(), "samples": len(row.steps), **_facts(facts)}
-    text = json.dumps(header | _extent(row.values)).encode()
+    shown = row.binned()
+    header = {"tag": tag, "steps": shown.steps.tolist(), "samples": len(row.steps), **_facts(facts)}
+    text = json.dumps(header | row.extent()).encode()
     text += b" " * (-len(text) % 4)
-    return struct.pack("<I", len(text)) + text + np.ascontiguousarray(values, "<f4").tobytes()
+    return struct.pack("<I", len(text)) + text + np.ascontiguousarray(shown.values, "<f4").tobytes()
 
 
 def curves(run: Run, layers: Sequence[int]) -> dict[str, Any]:
@@ -125,59 +122,14 @@ def units(run: Run, tags: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def plain_numbers(values: Array) -> list[float | str | None]:
-    """Six digits are enough for a chart; JSON knows neither NaN nor infinity."""
-    return [_plain(value) for value in values.tolist()]
-
-
-def _plain(value: float) -> float | str | None:
-    if math.isfinite(value):
-        return float(f"{value:.6g}")
-    return None if math.isnan(value) else "inf" if value > 0 else "-inf"
-
-
 def _facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {key: facts.get(key) for key in _FACTS}
 
 
 def _glance(tag: str, facts: Mapping[str, Any], row: Row) -> dict[str, Any]:
     """The newest value of each layer and its step."""
-    seen = ~np.isnan(row.values)
-    count = row.values.shape[1]
-    last = np.where(seen.any(axis=1), count - 1 - np.argmax(seen[:, ::-1], axis=1), -1) if count else None
-    if last is None:
-        return {"tag": tag, "values": [], "steps": [], **_facts(facts), **_extent(row.values)}
-    newest = np.where(last >= 0, row.values[np.arange(len(last)), last], np.nan)
-    steps = [int(row.steps[place]) if place >= 0 else None for place in last]
-    return {
-        "tag": tag,
-        "values": plain_numbers(newest),
-        "steps": steps,
-        **_facts(facts),
-        **_extent(row.values),
-    }
-
-
-def _extent(values: Array) -> dict[str, Any]:
-    """Where nearly all values lie, and where all do."""
-    finite = values[np.isfinite(values)].astype(np.float64)
-    if not finite.size:
-        return {"low": None, "high": None, "smallest": None, "largest": None}
-    low, high = np.quantile(finite, [0.02, 0.98]).tolist()
-    return {"low": low, "high": high, "smallest": float(finite.min()), "largest": float(finite.max())}
-
-
-def _binned(row: Row) -> tuple[Array, Array]:
-    """At most ``COLUMNS`` columns, equally wide in steps: TensorBoard keeps a random part of the visits.
-
-    A column shows its newest visit; one without any is left out, as the visit before it still holds.
-    """
-    if len(row.steps) <= COLUMNS:
-        return row.steps, row.values
-    edges = np.linspace(row.steps[0], row.steps[-1], COLUMNS + 1)[1:]
-    bins = np.minimum(np.searchsorted(edges, row.steps), COLUMNS - 1)
-    newest = np.flatnonzero(np.append(bins[1:] != bins[:-1], True))
-    return row.steps[newest], row.values[:, newest]
+    values, steps = row.newest()
+    return {"tag": tag, "values": values, "steps": steps, **_facts(facts), **row.extent()}
 
 
 def _brief(findings: Any) -> list[dict[str, Any]]:

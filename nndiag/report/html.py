@@ -1,28 +1,40 @@
-"""The report as HTML: one page that needs nothing else, or a fragment for a notebook."""
+"""The report as HTML: one page that needs nothing else, or a fragment for a notebook.
+
+The page begins with that fragment, for readers without JavaScript; where it runs, the modules of the dashboard
+take over and draw the same report with the series of its run.
+"""
 
 from __future__ import annotations
 
-import base64
 import functools
-import hashlib
+from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from nndiag.findings import Reading
+from nndiag.page.inline import inline
 from nndiag.report import wording
+from nndiag.report.figures import Visited, figures
 from nndiag.report.inert import plain_name, plain_part, spans
 from nndiag.report.report import Report
 
 
-def render_html(report: Report) -> str:
-    """A page without scripts or requests; its policy allows its own style sheet and nothing else."""
+def render_html(report: Report, visits: Sequence[Visited] = (), name: str = "") -> str:
+    """A page without requests; its policy allows its own modules and style sheets and nothing else.
+
+    Args:
+        report: What to show.
+        visits: Of its run, in order of steps; without them the page has the newest readings alone.
+        name: Of the run.
+    """
     style = _style()
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    page = inline(figures(report, visits, name), style)
+    texts = {field.name: Markup(getattr(page, field.name)) for field in fields(page)}
     template = _environment().get_template("page.html.j2")
-    return template.render(_content(report), policy=policy, style=Markup(style))
+    return template.render(_content(report), page=texts, style=Markup(style))
 
 
 def render_fragment(report: Report) -> str:

@@ -28,7 +28,9 @@ from nndiag.events import (
 from nndiag.findings import Coverage, Finding, Reading, plain
 from nndiag.layers import LayerInfo
 from nndiag.report import Report
-from nndiag.sinks.scales import GROUPS, scale_of
+from nndiag.report.figures import coverage_groups, layer_row
+from nndiag.report.scales import scale_of
+from nndiag.report.units import Units, readings_with_units
 
 if TYPE_CHECKING:
     from tensorboard.compat.proto.summary_pb2 import Summary
@@ -36,12 +38,7 @@ if TYPE_CHECKING:
 MAX_UNITS = 8
 """Layers a visit whose units are written: those that active findings name."""
 
-MAX_WIDTH = 256
-"""Units that are written one by one; of more, as many order statistics."""
-
-_MAX_GROUPED = 1024
 _MAX_TAG = 200
-_FIELDS = ("name", "kind", "role", "depth", "units", "activation", "source", "is_output")
 
 
 class TabData:
@@ -92,9 +89,7 @@ class TabData:
             self._places.setdefault(name, len(self._places))
 
     def _rows_of_layers(self) -> Iterator[dict[str, Any]]:
-        for name in self._places:
-            info = self._infos.get(name)
-            yield {field: getattr(info, field) for field in _FIELDS} if info else {"name": name}
+        return (layer_row(name, self._infos.get(name)) for name in self._places)
 
     def _numbers(self, readings: Iterable[Reading]) -> Iterator[Summary.Value]:
         """A row of all layers for each reading; a number for those of the run."""
@@ -126,46 +121,22 @@ class TabData:
 
     def _coverage(self, coverage: Coverage) -> dict[str, Any]:
         """Layers by measure, status and reason."""
-        groups: dict[tuple[str, str, str], list[int | str | None]] = {}
-        for entry in coverage:
-            place = None if entry.layer is None else self._places.get(entry.layer, entry.layer)
-            groups.setdefault((entry.measure, entry.status, entry.reason), []).append(place)
-        rows = [
-            {"measure": measure, "status": status, "reason": reason, "layers": layers}
-            for (measure, status, reason), layers in groups.items()
-        ]
+        rows = coverage_groups(coverage)
+        for row in rows:
+            row["layers"] = [self._places.get(name, name) for name in row["layers"]]
         return {"groups": rows, "notes": list(coverage.notes)}
 
     def _units(self, update: Update) -> Iterator[Summary.Value]:
         """Units of the layers that active findings name, as far as the measure of the finding saw them."""
-        wanted = dict.fromkeys(
-            (each.measure, layer)
-            for top in update.findings
-            for each in top.walk()
-            if each.is_active
-            for layer in each.layers
-        )
-        held: dict[tuple[str, str], list[Reading]] = {}
-        for reading in update.readings:
-            if reading.units and reading.layer is not None:
-                info = update.layers.get(reading.layer)
-                for place in {reading.layer, info.place if info else reading.layer}:
-                    held.setdefault((reading.measure, place), []).append(reading)
-        found = {id(reading): reading for name in wanted for reading in held.get(name, ())}
-        for reading in list(found.values())[:MAX_UNITS]:
+        found = readings_with_units(update.findings, update.readings, update.layers)
+        for reading in found[:MAX_UNITS]:
             yield self._unit_values(reading)
 
     def _unit_values(self, reading: Reading) -> Summary.Value:
-        assert reading.units is not None
-        units, name = np.asarray(reading.units, dtype=np.float64), f"{reading.measure}/{reading.name}"
-        form, total = "each", len(units)
-        if name in GROUPS:
-            form, units = "groups", units[:_MAX_GROUPED]
-        elif total > MAX_WIDTH:
-            form, units = "sorted", np.sort(units)[np.linspace(0, total - 1, MAX_WIDTH).round().astype(int)]
+        units, name = Units.of(reading), f"{reading.measure}/{reading.name}"
         facts: dict[str, Any] = {"kind": "units", "measure": reading.measure, "reading": reading.name}
-        facts |= {"layer": reading.layer, "form": form, "total": total}
-        return self._floats(f"{UNITS_PREFIX}/{name}/{reading.layer}", facts, units)
+        facts |= {"layer": reading.layer, "form": units.form, "total": units.total}
+        return self._floats(f"{UNITS_PREFIX}/{name}/{reading.layer}", facts, units.values)
 
     def _if_new(self, tag: str, record: Mapping[str, Any]) -> Iterator[Summary.Value]:
         text = _json(record)

@@ -1,10 +1,8 @@
-"""The page in a browser, alone and inside TensorBoard. Skipped where there is no Chromium or Playwright."""
+"""The page in a browser, served by TensorBoard: alone, and inside it."""
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,31 +10,18 @@ from typing import Any
 
 import pytest
 
+from dashboard.browsing import NEEDS_CHROMIUM, Seen, ready, state_of
 from dashboard.runs import ROUTE, block_names, client_of, get, wait_for, write_run
 from nndiag.events import SCHEMA_VERSION
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
 expect = sync_api.expect
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-FLAGS = "--no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update"
 NAMES = block_names(2)
 PAGE = "/data/plugin_entry.html?name=nndiag"
 BAD = "blocks.1.attn.qkv"
 
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium, or set CHROMIUM"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """One browser for all tests."""
-    with sync_api.sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
-        yield found
-        found.close()
+pytestmark = NEEDS_CHROMIUM
 
 
 def serve(logdir: Path, runs: int, last: int = 30) -> Iterator[str]:
@@ -69,22 +54,6 @@ def address(logdir: Path) -> Iterator[str]:
     yield from serve(logdir, 2)
 
 
-class Seen:
-    """What a page asked for and complained about."""
-
-    def __init__(self, page: Any) -> None:
-        self.requests: list[str] = []
-        self.errors: list[str] = []
-        page.on("request", lambda request: self.requests.append(request.url))
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
-        page.on("console", self.hear)
-
-    def hear(self, said: Any) -> None:
-        """Keeps errors; TensorBoard's frame has no icon."""
-        if said.type == "error" and not said.location["url"].endswith("/favicon.ico"):
-            self.errors.append(said.text)
-
-
 @pytest.fixture
 def page(browser: Any, address: str) -> Iterator[Any]:
     """A page that must not complain, nor ask anybody but TensorBoard."""
@@ -103,20 +72,6 @@ def opened(page: Any, **state: str) -> Any:
     page.goto(f"{PAGE}#{'&'.join(f'p.nndiag.{key}={value}' for key, value in state.items())}")
     ready(page)
     return page
-
-
-def ready(page: Any) -> None:
-    """Waits until nothing is loading any more."""
-    page.locator("main:not([aria-busy]) .card").first.wait_for()
-
-
-def state_of(page: Any) -> dict[str, str]:
-    """What the address says."""
-    found: dict[str, str] = page.evaluate(
-        "Object.fromEntries(location.hash.slice(1).split('&').filter(Boolean)"
-        ".map((part) => part.split('=').map(decodeURIComponent)))"
-    )
-    return {key.removeprefix("p.nndiag."): value for key, value in found.items()}
 
 
 # --- what a person sees ---------------------------------------------------------------------------------------
@@ -200,7 +155,7 @@ def test_two_runs_side_by_side(page: Any) -> None:
     page.locator("[data-key=view-map]").click()
     expect(page.locator("canvas.heat")).to_have_count(2)
     page.locator("[data-key=view-layer]").click()
-    expect(page.locator(".chart path.curve")).to_have_count(2)
+    expect(page.locator(".card > .chartbox path.curve")).to_have_count(2)
     expect(page.locator(".keys .key")).to_have_text(["sick", "well"])
 
 
@@ -237,7 +192,7 @@ def test_tables_and_files(page: Any) -> None:
 
 def test_the_keyboard_alone(page: Any) -> None:
     opened(page, view="map", reading="saturation/saturated")
-    heat, readout = page.locator("canvas.heat"), page.locator(".readout")
+    heat, readout = page.locator("canvas.heat"), page.locator(".heatbox .readout")
     heat.focus()
     page.keyboard.press("ArrowDown")
     expect(readout).to_contain_text("stem · step 30")
@@ -248,10 +203,10 @@ def test_the_keyboard_alone(page: Any) -> None:
     expect(readout).to_contain_text("blocks.0.attn.qkv · step 0")
     page.keyboard.press("Enter")
     expect(page.locator(".headline")).to_have_text("blocks.0.attn.qkv")
-    chart = page.locator("svg.chart")
+    chart = page.locator(".card > .chartbox svg")
     chart.focus()
     page.keyboard.press("ArrowLeft")
-    expect(page.locator(".chartbox .readout")).to_contain_text("step 30")
+    expect(page.locator(".card > .chartbox .readout")).to_contain_text("step 30")
 
 
 def test_focus_stays_where_it_was(page: Any) -> None:
@@ -317,6 +272,30 @@ def test_dark_mode_changes_the_colors(page: Any) -> None:
     page.wait_for_function("!document.documentElement.classList.contains('dark')")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") != dark
     assert page.evaluate(pixel) != before
+
+
+def test_a_layer_is_found_by_a_part_of_its_name(page: Any) -> None:
+    opened(page)
+    search = page.get_by_role("combobox", name="Find a layer")
+    search.fill("blocks.1 MLP")
+    search.press("Enter")
+    expect(page.locator(".headline")).to_have_text("blocks.1.mlp.fc1")
+    expect(search).to_have_value("")
+    search.fill("nowhere")
+    search.press("Enter")
+    assert search.evaluate("(node) => node.validationMessage") == "No layer has this in its name."
+    expect(page.locator(".headline")).to_have_text("blocks.1.mlp.fc1")
+
+
+def test_the_loss_stands_below_the_series(page: Any) -> None:
+    opened(page, view="map", reading="saturation/saturated")
+    numbers = page.locator(".numbers")
+    expect(numbers).to_contain_text("The run: loss")
+    expect(numbers.locator("svg")).to_have_attribute(
+        "aria-label", re.compile(r"Loss of the run. sick: 2.3 at step 0")
+    )
+    opened(page, view="layer", layer="stem", beside="well")
+    expect(numbers.locator("path.curve")).to_have_count(2)
 
 
 # --- states with one thing to say -----------------------------------------------------------------------------
@@ -407,7 +386,7 @@ def test_five_hundred_layers_and_a_thousand_steps(browser: Any, tmp_path: Path) 
 
 
 def test_the_page_holds_no_way_to_make_text_into_elements() -> None:
-    static = Path(__file__).parents[2] / "nndiag" / "dashboard" / "static"
+    static = Path(__file__).parents[2] / "nndiag" / "page" / "static"
     for path in static.glob("*.js"):
         source = path.read_text(encoding="utf-8")
         assert not re.search(

@@ -16,9 +16,9 @@ from torch.utils.tensorboard import SummaryWriter
 from werkzeug.test import Client
 
 from dashboard.runs import ROUTE, block_names, client_of, get, wait_for, write_run
-from nndiag import events
-from nndiag.dashboard import plugin, views
+from nndiag import events, page
 from nndiag.layers import LayerInfo
+from nndiag.page.series import COLUMNS
 from nndiag.report import Report
 from nndiag.sinks import TensorBoardSink
 from nndiag.sinks.tab import TabData
@@ -185,7 +185,7 @@ def test_bad_requests_are_refused_in_a_line(
 
 
 def test_the_page_is_served_with_its_types(client: Client) -> None:
-    static = Path(plugin.__file__).parent / "static"
+    static = Path(page.__file__).parent / "static"
     names = {path.name for path in static.iterdir()}
     assert {"index.js", "style.css", "source.js"} <= names
     for name in names:
@@ -277,7 +277,7 @@ def test_a_thousand_visits_are_kept_without_being_asked_for(fast: str, tmp_path:
     wait_for(lambda: get(client, "runs")["runs"][0]["step"] == 1099)
     wait_for(lambda: matrix_of(client, "r")[0]["samples"] == 1000)
     header, values = matrix_of(client, "r")
-    assert len(header["steps"]) <= views.COLUMNS
+    assert len(header["steps"]) <= COLUMNS
     assert header["steps"] == sorted(set(header["steps"]))
     assert header["steps"][-1] == 1099
     assert values.shape == (1, len(header["steps"]))

@@ -58,6 +58,7 @@ class Page(HTMLParser):
         self.tags: list[tuple[str, tuple[tuple[str, str | None], ...]]] = []
         self.text: list[str] = []
         self.styles: list[str] = []
+        self.scripts: list[str] = []
         self.declarations: list[str] = []
         self.comments: list[str] = []
         self._open: list[str] = []
@@ -79,7 +80,8 @@ class Page(HTMLParser):
         assert self._open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        (self.styles if self._open[-1:] == ["style"] else self.text).append(data)
+        kinds = {"style": self.styles, "script": self.scripts}
+        kinds.get(self._open[-1] if self._open else "", self.text).append(data)
 
     def handle_decl(self, decl: str) -> None:
         self.declarations.append(decl)
@@ -95,7 +97,7 @@ class Page(HTMLParser):
 
     @property
     def words(self) -> str:
-        """All text outside style sheets, white space joined."""
+        """All text outside style sheets and scripts, white space joined."""
         return " ".join(" ".join(self.text).split())
 
     @property

@@ -1,4 +1,4 @@
-"""The report as HTML: nothing in it acts, whatever the names of layers are."""
+"""The report as HTML: nothing in it acts but its own modules, whatever the names of layers are."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 from nndiag.errors import CheckpointError
 from nndiag.findings import Coverage, CoverageEntry
 from nndiag.report import Report, plain_text
+from nndiag.report.figures import figures
 from nndiag.report.html import render_fragment, render_html
 from nndiag.report.inert import plain_name
 from report.page import ATTRIBUTES, TAGS, Page
@@ -23,9 +24,29 @@ FACES: dict[str, Callable[[Report], str]] = {"page": render_html, "fragment": re
 REPORTS = {"full": full_report, "healthy": healthy_report, "empty": Report.empty}
 
 
+SCRIPTS = {"type", "nonce", "id", "media"}
+"""Attributes of the page's own scripts and of the style sheet that they turn on."""
+
+FROM_CONTENT = {"nonce", "content"}
+"""Attributes that hold a digest of what the page says."""
+
+
 def skeleton(page: Page) -> list[object]:
     """Elements and attributes; code is left out, because words may mark some of theirs."""
-    return [tag for tag in page.tags if tag != ("code", ())]
+    tags = ((tag, tuple(pair for pair in pairs if pair[0] not in FROM_CONTENT)) for tag, pairs in page.tags)
+    return [tag for tag in tags if tag != ("code", ())]
+
+
+def allowed(face: Callable[[Report], str]) -> tuple[set[str], set[str]]:
+    """Elements and attributes that a face may have."""
+    return (TAGS | {"script"}, ATTRIBUTES | SCRIPTS) if face is render_html else (TAGS, ATTRIBUTES)
+
+
+def policy_of(page: Page) -> dict[str, str]:
+    """The rules of the page's content security policy."""
+    [policy] = [dict(attrs)["content"] for tag, attrs in page.tags if dict(attrs).get("http-equiv")]
+    assert policy is not None
+    return dict(rule.strip().split(" ", 1) for rule in policy.split(";"))  # type: ignore[misc]
 
 
 @pytest.fixture(params=FACES)
@@ -37,8 +58,9 @@ def face(request: pytest.FixtureRequest) -> Callable[[Report], str]:
 @pytest.mark.parametrize("name", REPORTS)
 def test_only_plain_elements_properly_nested(face: Callable[[Report], str], name: str) -> None:
     page = Page(face(REPORTS[name]()))
-    assert {tag for tag, _ in page.tags} <= TAGS
-    assert {key for key, _ in page.attributes} <= ATTRIBUTES
+    tags, attributes = allowed(face)
+    assert {tag for tag, _ in page.tags} <= tags
+    assert {key for key, _ in page.attributes} <= attributes
     assert page.comments == []
 
 
@@ -57,29 +79,56 @@ def test_layers_are_apart(face: Callable[[Report], str]) -> None:
 
 
 @pytest.mark.parametrize("name", REPORTS)
-def test_no_script_and_no_request(face: Callable[[Report], str], name: str) -> None:
-    source = face(REPORTS[name]()).lower()
+def test_a_fragment_has_no_script_and_makes_no_request(name: str) -> None:
+    source = render_fragment(REPORTS[name]()).lower()
     for word in ("<script", "javascript:", "http:", "https:", "url(", "@import", "src=", "href=", "<iframe"):
         assert word not in source
     assert "//" not in source
     assert not re.search(r"\son\w+\s*=", source)
 
 
-def test_policy_allows_its_own_style_sheet_only() -> None:
+@pytest.mark.parametrize("name", REPORTS)
+def test_a_page_has_its_own_scripts_and_makes_no_request(name: str) -> None:
+    page = Page(render_html(REPORTS[name]()))
+    assert page.values("script", "type") == ["importmap", "application/json", "module"]
+    assert len(set(page.values("script", "nonce"))) == 1
+    keys = {key for key, _ in page.attributes}
+    assert not keys & {"src", "href", "style", "srcset", "action"}
+    assert not [key for key in keys if key.startswith("on")]
+    [policy] = {policy_of(page)["default-src"]}
+    assert policy == "'none'"
+    for style in page.styles:
+        assert not re.search(r"url\(|@import|//", style)
+
+
+def test_policy_allows_the_own_modules_and_style_sheets_only() -> None:
     page = Page(render_html(full_report()))
-    [policy] = [dict(attrs)["content"] for tag, attrs in page.tags if dict(attrs).get("http-equiv")]
-    assert policy is not None
     assert page.values("meta", "http-equiv") == ["Content-Security-Policy"]
-    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
-    assert rules["default-src"] == "'none'"
-    assert rules["base-uri"] == rules["form-action"] == "'none'"
-    assert "unsafe" not in policy
-    [style] = page.styles
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    assert rules["style-src"] == f"'sha256-{digest}'"
-    assert not page.values("p", "style")
+    rules = policy_of(page)
+    assert rules["default-src"] == rules["base-uri"] == rules["form-action"] == "'none'"
+    assert not any("unsafe" in rule for rule in rules.values())
+    digests = [base64.b64encode(hashlib.sha256(style.encode()).digest()).decode() for style in page.styles]
+    assert set(rules["style-src"].split()) == {f"'sha256-{digest}'" for digest in digests}
+    [nonce] = set(page.values("script", "nonce"))
+    assert rules["script-src"] == f"'nonce-{nonce}'"
     tags = [tag for tag, _ in page.tags]
-    assert tags.index("meta") < tags.index("style")  # a policy holds for what follows it
+    assert tags.index("meta") < min(tags.index("style"), tags.index("script"))  # it holds for what follows
+
+
+def test_a_text_cannot_hold_the_nonce() -> None:
+    [nonce] = set(Page(render_html(full_report())).values("script", "nonce"))
+    assert nonce is not None
+    [other] = set(Page(render_html(hostile_report(nonce))).values("script", "nonce"))
+    assert other != nonce
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_data_of_the_page_say_what_the_report_says(kind: str) -> None:
+    report = hostile_report(HOSTILE[kind])
+    source = render_html(report)
+    _, data, _ = Page(source).scripts
+    assert "<" not in data
+    assert json.loads(data) == figures(report)
 
 
 def test_page_is_a_document_and_fragment_is_not() -> None:
@@ -145,10 +194,11 @@ def test_hostile_text_is_inert(face: Callable[[Report], str], kind: str) -> None
     source = face(hostile_report(HOSTILE[kind]))
     page = Page(source)
     assert all(is_inert(line) for line in source.split("\n"))
-    assert {tag for tag, _ in page.tags} <= TAGS
-    assert {key for key, _ in page.attributes} <= ATTRIBUTES
+    tags, attributes = allowed(face)
+    assert {tag for tag, _ in page.tags} <= tags
+    assert {key for key, _ in page.attributes} <= attributes
     assert page.comments == []
-    assert "<script" not in source.lower()
+    assert source.lower().count("<script") == (3 if face is render_html else 0)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in HOSTILE if kind not in ("nothing", "spaces")])
@@ -166,8 +216,11 @@ def test_hostile_text_is_readable(face: Callable[[Report], str], kind: str) -> N
 
 
 def test_classes_come_from_the_program_alone(face: Callable[[Report], str]) -> None:
-    known = {value for _, value in Page(face(full_report())).attributes}
-    odd = {value for _, value in Page(face(hostile_report('x" onclick="y'))).attributes}
+    values = (
+        {value for key, value in Page(face(report)).attributes if key not in FROM_CONTENT}
+        for report in (full_report(), hostile_report('x" onclick="y'))
+    )
+    known, odd = values
     assert odd - known <= {"step 12345"}
 
 

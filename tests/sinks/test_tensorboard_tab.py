@@ -18,8 +18,9 @@ from nndiag import events
 from nndiag.findings import Coverage, CoverageEntry, Severity
 from nndiag.layers import LayerInfo
 from nndiag.report import Report
+from nndiag.report.units import MAX_WIDTH
 from nndiag.sinks import TensorBoardSink
-from nndiag.sinks.tab import MAX_UNITS, MAX_WIDTH, TabData
+from nndiag.sinks.tab import MAX_UNITS, TabData
 from sinks.runs import reading, update
 
 

@@ -3,12 +3,12 @@
 import {number} from './dom.js';
 
 const CALM_TO_BAD = {
-  light: ['#f2f5f9', '#e6ecf4', '#d3dfec', '#bfd3e6', '#a3b9d9', '#8c86bf', '#88519d', '#810f7c', '#4d004b'],
-  dark: ['#2b2f38', '#2d3646', '#304059', '#3a5078', '#4d66a0', '#7d7cc4', '#b08ad4', '#dda4dc', '#ffe3f1'],
+  light: ['#e4ebf4', '#dce6f1', '#cedceb', '#bfd3e6', '#a3b9d9', '#8c86bf', '#88519d', '#810f7c', '#4d004b'],
+  dark: ['#363d4b', '#354054', '#344563', '#3a5078', '#4d66a0', '#7d7cc4', '#b08ad4', '#dda4dc', '#ffe3f1'],
 };
 const SMALL_TO_LARGE = {
-  light: ['#f1f3f6', '#e4e9ef', '#d2dae4', '#b9c5d4', '#9dadc2', '#8196b0', '#677f9d'],
-  dark: ['#2b2f38', '#303743', '#394353', '#455268', '#556580', '#687b99', '#7f94b3'],
+  light: ['#e9edf2', '#dfe5ec', '#cfd8e2', '#b9c5d4', '#9dadc2', '#8196b0', '#677f9d'],
+  dark: ['#363c47', '#39424f', '#3f4a5b', '#48566c', '#556580', '#687b99', '#7f94b3'],
 };
 const BELOW_TO_ABOVE = {
   light: ['#7f3b08', '#b35806', '#e08214', '#fdb863', '#f4f4f4', '#b2abd2', '#8073ac', '#542788', '#2d004b'],

@@ -3,6 +3,7 @@ import {chart, spark} from './chart.js';
 import {findingsCard, mark} from './findings.js';
 import {h, layerName, many, number, plain, title, words} from './dom.js';
 import {companions, everyFinding, inOrder, isActive, rank} from './order.js';
+import {changing, numbersPanel} from './numbers.js';
 import {keyOf} from './strips.js';
 import {csvButton, table} from './table.js';
 import {unitsPanel} from './units.js';
@@ -13,12 +14,12 @@ export const findingsOf = (run, name) => everyFinding(run.findings).filter((find
 /** Everything the page of a layer needs; nothing where the run has no such layer. */
 export async function loadLayer(source, run, name) {
   const places = companions(run, name);
-  if (!places.length) return {curves: [], units: []};
+  if (!places.length) return {curves: [], units: [], numbers: []};
   const members = new Set(places.map((place) => run.layers[place].name));
   const tags = run.units.filter((row) => members.has(row.layer)).map((row) => row.tag);
-  const [curves, units] = await Promise.all([source.curves(run.name, places), source.units(run.name, tags)]);
+  const [curves, units, numbers] = await Promise.all([source.curves(run.name, places), source.units(run.name, tags), source.numbers(run.name)]);
   const readings = new Map(run.readings.map((reading) => [reading.tag, reading]));
-  return {units, curves: curves.map((curve) => ({...curve, reading: readings.get(curve.tag), name: run.layers[curve.layer].name}))};
+  return {units, numbers, curves: curves.map((curve) => ({...curve, reading: readings.get(curve.tag), name: run.layers[curve.layer].name}))};
 }
 
 /** Which curve is drawn large: the one asked for, else one that a finding is about, else the first. */
@@ -40,15 +41,16 @@ export function layerPage(run, state, go, data, beside) {
     h('p', {class: 'muted'}, facts.filter(Boolean).map((each) => plain(each)).join(' · ')),
     neighbors(run, name, go));
   const large = h('section', {class: 'card', 'aria-label': 'Reading over the steps'});
-  const draw = () => { if (main) large.replaceChildren(...reading(large, main, run, state, go, findings, beside)); };
+  const isLine = main && (run.is_series !== false);
+  const draw = () => { if (isLine) large.replaceChildren(...reading(large, main, run, state, go, findings, beside, data, beside?.data)); };
   if (!main) large.append(h('p', {class: 'empty'}, info ? 'No reading of this layer so far: see below why.' : 'This run has no layer of that name.'));
   const units = data.units.map(unitsPanel).filter(Boolean);
   return {
     cards: [
       head,
       findings.length ? findingsCard({...run, findings: findings.map((finding) => ({...finding, related: []}))}, {...state, hide: '', of: ''}, go) : null,
-      large,
-      data.curves.length > 1 ? others(data.curves, main, go) : null,
+      isLine || !main ? large : null,
+      data.curves.length > 1 || (main && !isLine) ? others(data.curves, isLine ? main : null, go) : null,
       units.length ? h('section', {class: 'card', 'aria-label': 'Units'}, h('h2', {}, 'Units'), units) : null,
       seen(run, name),
     ].filter(Boolean),
@@ -72,7 +74,7 @@ function neighbors(run, name, go) {
   return h('p', {class: 'neighbors'}, link(order[at - 1], '← '), link(order[at + 1], '→ '));
 }
 
-function reading(card, main, run, state, go, findings, beside) {
+function reading(card, main, run, state, go, findings, beside, ...data) {
   const {reading: facts} = main;
   const twin = beside?.data.curves.find((curve) => curve.tag === main.tag && curve.name === main.name);
   const curves = [{...main, name: plain(run.name)}, ...(twin ? [{...twin, name: plain(beside.run.name)}] : [])];
@@ -83,6 +85,9 @@ function reading(card, main, run, state, go, findings, beside) {
   const rows = () => [...new Set(curves.flatMap((curve) => curve.steps))].sort((a, b) => a - b)
     .map((step) => [step, ...curves.map((curve) => curve.values[curve.steps.indexOf(step)] ?? NaN)]);
   const isTable = state.table === 'curve';
+  const width = Math.max(240, card.clientWidth - 48), steps = curves.flatMap((curve) => curve.steps);
+  const runs = [run, beside?.run].filter(Boolean).map((each, k) => ({run: each, numbers: changing(each, data[k].numbers)}));
+  const numbers = isTable ? null : numbersPanel(runs, state, go, {width, reach: [Math.min(...steps), Math.max(...steps)]});
   return [
     h('div', {class: 'head'},
       h('h2', {}, `${title(facts.measure)}: ${words(facts.reading)}`, main.name === state.layer ? null : [' of ', layerName(main.name)]),
@@ -91,18 +96,19 @@ function reading(card, main, run, state, go, findings, beside) {
         csvButton(`${run.name}-${main.name}-${facts.reading}`, columns, rows),
         h('button', {type: 'button', class: 'quiet', onclick: () => go({view: 'map', reading: keyOf(facts), layer: main.name})}, 'On the heat map'))),
     facts.about ? h('p', {class: 'muted'}, plain(facts.about, 300)) : null,
-    isTable ? table(label, columns, rows()) : chart({curves, limits, range: facts.range, label, width: Math.max(240, card.clientWidth - 48),
+    isTable ? table(label, columns, rows()) : chart({curves, limits, range: facts.range, label, width,
       marks: used.map(({first_step: step, severity, rule}) => ({step, severity, rule}))}),
     curves.length > 1 ? h('p', {class: 'keys'}, curves.map((curve, k) => h('span', {class: `key c${k}`}, curve.name))) : null,
+    numbers,
     beside && !twin ? h('p', {class: 'muted'}, 'The run beside has no such reading of this layer.') : null,
   ].filter(Boolean);
 }
 
 function others(curves, main, go) {
-  return h('section', {class: 'card', 'aria-label': 'Other readings'}, h('h2', {}, 'All readings of this layer'),
-    h('div', {class: 'minis'}, curves.map((curve) => h('button', {type: 'button', class: 'mini', 'aria-pressed': String(curve === main),
-      'data-key': `mini-${curve.tag}-${curve.layer}`, onclick: () => go({reading: keyOf(curve.reading)})},
-    h('span', {class: 'muted'}, title(curve.reading.measure)), h('span', {class: 'mini-name'}, words(curve.reading.reading)), h('b', {class: 'n'}, number(curve.values.at(-1))), spark(curve)))));
+  const facts = ({reading, values}) => [h('span', {class: 'muted'}, title(reading.measure)), h('b', {class: 'n'}, number(values.at(-1))), h('span', {class: 'mini-name'}, words(reading.reading))];
+  const mini = (curve) => (main ? h('button', {type: 'button', class: 'mini', 'aria-pressed': String(curve === main), 'data-key': `mini-${curve.tag}-${curve.layer}`,
+    onclick: () => go({reading: keyOf(curve.reading)})}, facts(curve), curve.values.length > 1 ? spark(curve) : null) : h('div', {class: 'mini'}, facts(curve)));
+  return h('section', {class: 'card', 'aria-label': 'Other readings'}, h('h2', {}, 'All readings of this layer'), h('div', {class: 'minis'}, curves.map(mini)));
 }
 
 /** Coverage of a layer, measure by measure. */

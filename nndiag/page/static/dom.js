@@ -54,7 +54,7 @@ export function number(value) {
   if (!Number.isFinite(value)) return value > 0 ? 'infinite' : '-infinite';
   const size = Math.abs(value);
   if (size >= 1e4 && size < 1e7) return Math.round(value).toLocaleString('en');
-  if (size !== 0 && (size < 1e-3 || size >= 1e7)) return value.toExponential(2).replace('e+', 'e');
+  if (size !== 0 && (size < 1e-3 || size >= 1e7)) return value.toExponential(2).replace(/\.?0*e\+?/, 'e');
   return String(Number(value.toPrecision(4)));
 }
 

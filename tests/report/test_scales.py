@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from sinks.runs import VISITS, watched
 
 from nndiag.measures import RULES
-from nndiag.sinks.scales import GROUPS, JUDGED, LIMITS, SHARES, scale_of
-from sinks.runs import VISITS, watched
+from nndiag.report.scales import GROUPS, JUDGED, LIMITS, SHARES, scale_of
 
 
 @pytest.mark.parametrize("name", LIMITS)

@@ -5,22 +5,24 @@ import {makeScale, shade, shades} from './scale.js';
 import {csvButton, table} from './table.js';
 
 const HEIGHT = 18;
-const MOST_GROUPS = 24;
+const MOST_GROUPS = 24, MOST_NAMED = 12;
+const THIN = 3;
 
 /** The card; `draw(isDark)` paints it. */
 export function stripsCard(run, state, go) {
   const order = inOrder(run.layers), readings = run.readings.filter((r) => r.values.some((v) => !Number.isNaN(v)));
-  const readout = h('p', {class: 'readout', role: 'status'}, hint());
+  const readout = h('p', {class: 'readout', role: 'status'}, hint(run));
   const painters = [];
   const found = severities(run);
   const say = (text) => { readout.replaceChildren(...text); };
-  const open = (reading, place) => go({view: 'map', reading: keyOf(reading), layer: place == null ? state.layer : run.layers[place].name});
+  const open = (reading, place) => go({view: run.is_series === false ? 'layer' : 'map', reading: keyOf(reading), layer: place == null ? state.layer : run.layers[place].name});
 
   const measures = byMeasure(readings);
   const rows = measures.flatMap(([measure, own]) => [
     h('h3', {class: 'measure', title: plain(own[0].about, 300)}, title(measure)),
     own.map((reading) => strip(run, order, reading, {painters, say, open})),
   ]);
+  const place = run.layers.some((layer) => layer.depth != null) ? 'Layers run from left to right.' : 'A column is a layer.';
   const columns = ['layer', ...readings.map((r) => `${r.measure}/${r.reading}`)];
   const asRows = () => order.map((place) => [run.layers[place].name, ...readings.map((r) => r.values[place])]);
   const card = h('section', {class: 'card', 'aria-label': 'All measures by layer'},
@@ -28,7 +30,7 @@ export function stripsCard(run, state, go) {
       h('div', {class: 'tools'},
         h('button', {type: 'button', class: 'quiet', 'data-key': 'strips-table', 'aria-pressed': String(state.table === 'strips'), onclick: () => go({table: state.table === 'strips' ? null : 'strips'})}, 'Show as table'),
         csvButton(`${run.name}-newest`, columns, asRows))),
-    h('p', {class: 'muted'}, 'Newest value of each reading. Layers run from left to right. Violet wants a look: a rule judges that reading. Gray only says how large a value is; ratios are orange below 1 and violet above.'),
+    h('p', {class: 'muted'}, `Newest value of each reading. ${place} Violet wants a look: a rule judges that reading. Gray only says how large a value is; a thin line is no value; ratios are orange below 1 and violet above.`),
     state.table === 'strips' ? table(`Newest values of ${plain(run.name)}`, columns, asRows())
       : [h('div', {class: 'strips'}, found.size ? foundStrip(run, order, found, {painters, say, go}) : null, rows, groupNames(run, order)), readout]);
   return {card, draw: (isDark) => painters.forEach((paint) => paint(isDark))};
@@ -37,7 +39,7 @@ export function stripsCard(run, state, go) {
 /** The name of a reading in the address. */
 export const keyOf = (reading) => `${reading.measure}/${reading.reading}`;
 
-const hint = () => 'Point at a strip to read a value; press to see it over the steps.';
+const hint = (run) => `Point at a strip to read a value; press to ${run.is_series === false ? 'open the layer' : 'see it over the steps'}.`;
 
 function byMeasure(readings) {
   const found = new Map();
@@ -61,10 +63,11 @@ function strip(run, order, reading, {painters, say, open}) {
     if (!width) return;
     const context = fitted(canvas, width, HEIGHT), lut = shades(scale, isDark), none = color('--none');
     order.forEach((place, column) => {
-      const left = column / order.length * width, w = width / order.length;
+      const [left, w] = spot(column, order.length, width);
       const index = shade(scale, reading.values[place]);
       context.fillStyle = index < 0 ? none : `rgb(${lut[index * 3]} ${lut[index * 3 + 1]} ${lut[index * 3 + 2]})`;
-      context.fillRect(left, 0, Math.max(1, w - (w > 6 ? 1.5 : 0)), HEIGHT);
+      const size = index < 0 ? THIN : HEIGHT;
+      context.fillRect(left, (HEIGHT - size) / 2, w, size);
     });
   });
   const columnOf = (event) => {
@@ -80,7 +83,7 @@ function strip(run, order, reading, {painters, say, open}) {
   return [
     h('button', {type: 'button', class: 'reading link', 'data-reading': keyOf(reading), onkeydown: keys, onclick: () => open(reading, at ?? worst),
       'aria-label': `${words(reading.measure)}: ${words(reading.reading)}, worst ${value}${worst == null ? '' : ` at ${plain(run.layers[worst].name)}`}. Arrow keys go through the layers.`}, words(reading.reading)),
-    h('div', {class: 'strip', onpointermove: (event) => tell(columnOf(event)), onpointerleave: () => { at = null; say([hint()]); }, onclick: (event) => open(reading, order[columnOf(event)])}, canvas),
+    h('div', {class: 'strip', onpointermove: (event) => tell(columnOf(event)), onpointerleave: () => { at = null; say([hint(run)]); }, onclick: (event) => open(reading, order[columnOf(event)])}, canvas),
     h('span', {class: 'worst n', title: worst == null ? '' : `worst: ${plain(run.layers[worst].name)}`}, value),
   ];
 }
@@ -92,10 +95,10 @@ function foundStrip(run, order, found, {painters, say, go}) {
     if (!width) return;
     const context = fitted(canvas, width, HEIGHT);
     order.forEach((place, column) => {
-      const severity = found.get(run.layers[place].name), w = width / order.length;
+      const severity = found.get(run.layers[place].name), [left, w] = spot(column, order.length, width);
       context.fillStyle = severity ? color(`--${severity}`) : color('--none');
-      const size = severity ? HEIGHT : 4;
-      context.fillRect(column / order.length * width, (HEIGHT - size) / 2, Math.max(severity ? 2 : 1, w - (w > 6 ? 1.5 : 0)), size);
+      const size = severity ? HEIGHT : THIN;
+      context.fillRect(left, (HEIGHT - size) / 2, Math.max(severity ? 2 : 1, w), size);
     });
   });
   const layerAt = (event) => {
@@ -108,9 +111,15 @@ function foundStrip(run, order, found, {painters, say, go}) {
     h('span', {class: 'worst n'}, String(found.size))];
 }
 
-/** The modules below the strips, as wide as they have layers. */
+/** Where a column begins and how wide it is: whole pixels, as edges between them would show as stripes. */
+function spot(column, columns, width) {
+  const left = Math.round(column / columns * width), w = Math.max(1, Math.round((column + 1) / columns * width) - left);
+  return [left, w > 6 ? w - 1.5 : w];
+}
+
+/** Names below the strips: of the layers where they are few, else of modules, as wide as they have layers. */
 function groupNames(run, order) {
-  const groups = grouped(run.layers, order);
+  const groups = order.length <= MOST_NAMED ? order.map((place) => ({name: lastPart(run.layers[place].name), members: [place]})) : grouped(run.layers, order);
   if (groups.length < 2 || groups.length > MOST_GROUPS) return null;
   return [h('span', {}), h('div', {class: 'groups', 'aria-hidden': 'true'}, groups.map((group) => {
     const isWide = group.members.length > 0.04 * order.length;
@@ -119,3 +128,6 @@ function groupNames(run, order) {
     return label;
   })), h('span', {})];
 }
+
+/** "relu#1" of "net:relu#1": what tells neighbors apart. */
+const lastPart = (name) => String(name).split(/[.:]/).at(-1) || String(name);

@@ -4,14 +4,16 @@ import {findingsCard, runLabel, statusCard} from './findings.js';
 import {HeatMap, defaultRows, namesWithValues} from './heatmap.js';
 import {onAddress, onReload, onTheme, readAddress, writeAddress} from './host.js';
 import {layerPage, loadLayer} from './layer.js';
-import {everyFinding, inOrder, isActive} from './order.js';
+import {everyFinding, inOrder, isActive, rank} from './order.js';
 import {tensorboardSource} from './source.js';
+import {changing, numbersPanel} from './numbers.js';
+import {searchBox} from './search.js';
 import {keyOf, stripsCard} from './strips.js';
 import {csvButton, table} from './table.js';
 
 const FULL = 1000;  // visits that TensorBoard keeps, unless it is told otherwise
 const VIEWS = {overview: 'Overview', map: 'Heat map', layer: 'Layer'};
-const KEYS = ['view', 'run', 'beside', 'reading', 'layer', 'finding', 'hide', 'of', 'rows', 'axis', 'table'];
+const KEYS = ['view', 'run', 'beside', 'reading', 'layer', 'finding', 'hide', 'of', 'rows', 'axis', 'table', 'number'];
 
 export async function render() {
   document.documentElement.lang = 'en';
@@ -95,7 +97,8 @@ export class Page {
       const [run, beside] = await Promise.all([this.read(name), besideName == null ? null : this.read(besideName)]);
       if (turn !== this.turn) return;
       this.current = {run, beside};
-      const view = this.state.view in VIEWS ? this.state.view : 'overview';
+      this.fillBar(name, besideName);  // now with the layers
+      const view = this.view();
       const made = run.is_newer || beside?.is_newer ? {cards: [upgrade()]} : await this[view](run, beside);
       if (turn === this.turn) this.put(made.cards, made.draws);
     } catch (error) {
@@ -136,8 +139,19 @@ export class Page {
 
   fail(error) {
     this.shown = null;
-    this.put([message('TensorBoard did not answer', `${plain(error.message, 300)}. Is it still running? Its terminal may say more.`,
-      h('button', {type: 'button', class: 'solid', onclick: () => this.load()}, 'Try again'))]);
+    const {host} = this.source, said = `${plain(error.message, 300)}.`;
+    this.put([host ? message(`${host} did not answer`, `${said} Is it still running? Its terminal may say more.`,
+      h('button', {type: 'button', class: 'solid', onclick: () => this.load()}, 'Try again')) : message('This part cannot be shown', said)]);
+  }
+
+  /** Views of what there is: a report alone has no series. */
+  views() {
+    const {map, ...others} = VIEWS;
+    return this.current?.run.is_series === false ? others : {...others, map};
+  }
+
+  view() {
+    return this.state.view in this.views() ? this.state.view : 'overview';
   }
 
   fillBar(name, beside) {
@@ -146,12 +160,13 @@ export class Page {
         none && h('option', {value: ''}, none),
         this.runs.map((run, place) => h('option', {value: place, selected: run.name === selected, disabled: key === 'beside' && run.name === name}, runLabel(run)))));
     const focus = document.activeElement?.dataset?.key;
-    const view = this.state.view in VIEWS ? this.state.view : 'overview';
+    const view = this.view(), only = this.runs.length === 1 ? this.runs[0] : null, current = this.current?.run;
     this.bar.replaceChildren(
       h('h1', {}, 'nndiag'),
-      choice('Run', 'run', name, null),
+      only ? h('span', {class: 'run-name'}, plain(only.name)) : choice('Run', 'run', name, null),
       this.runs.length > 1 ? choice('beside', 'beside', beside, 'no other run') : '',
-      h('nav', {'aria-label': 'Views'}, Object.entries(VIEWS).map(([key, label]) => h('button', {type: 'button', class: 'tab', 'data-key': `view-${key}`,
+      current?.layers.length ? searchBox(current, (layer) => this.go({view: 'layer', layer, table: null}), this.bar.querySelector('[data-key=search]')?.value) : h('span', {class: 'find'}),
+      h('nav', {'aria-label': 'Views'}, Object.entries(VIEWS).filter(([key]) => key in this.views()).map(([key, label]) => h('button', {type: 'button', class: 'tab', 'data-key': `view-${key}`,
         'aria-current': view === key ? 'page' : null, onclick: () => this.go({view: key, table: null})}, label))));
     if (focus) this.bar.querySelector(`[data-key="${CSS.escape(focus)}"]`)?.focus({preventScroll: true});
   }
@@ -176,6 +191,7 @@ export class Page {
     if (!readings.length) return {cards: [message('No readings yet', 'nndiag has not looked at a layer of this run so far.')]};
     const reading = readings.find((each) => keyOf(each) === this.state.reading) ?? this.worstReading(run);
     const key = keyOf(reading), pair = [run, ...(beside ? [beside] : [])];
+    const numbers = Promise.all(pair.map((each) => this.once(`numbers ${each.name}`, () => this.source.numbers(each.name))));
     const matrices = await Promise.all(pair.map((each) => {
       const own = each.readings.find((candidate) => keyOf(candidate) === key);
       return own ? this.once(`matrix ${each.name} ${own.tag}`, () => this.source.matrix(each.name, own.tag)) : null;
@@ -188,20 +204,28 @@ export class Page {
       onPick: (layer) => this.go({view: 'layer', layer, reading: key, ...(each === run ? {} : {run: each.name, beside: run.name})}),
       onGroup: (group) => { if (!this.opened.delete(group)) this.opened.add(group); this.show(); },
     }));
+    const curves = await numbers, below = pair.map(() => h('div', {}));
     const boxes = maps.map((map, k) => h('div', {class: 'column'}, beside ? h('h3', {class: 'run-name'}, plain(pair[k].name)) : null,
-      !map ? h('p', {class: 'empty'}, 'This run has no value of this reading.') : this.state.table === 'map' ? mapTable(pair[k], matrices[k], map) : map.root, map ? kept(pair[k], matrices[k]) : null));
+      !map ? h('p', {class: 'empty'}, 'This run has no value of this reading.') : this.state.table === 'map' ? mapTable(pair[k], matrices[k], map) : map.root, below[k], map ? kept(pair[k], matrices[k], this.source.host) : null));
     const card = h('section', {class: 'card', 'aria-label': 'Heat map'},
       h('div', {class: 'head'}, this.readingPicker(run, key), this.mapTools(run, matrices[0], named.size)),
       reading.about ? h('p', {class: 'muted'}, plain(reading.about, 300)) : null,
       h('div', {class: beside ? 'pair' : ''}, boxes));
-    const draws = maps.filter(Boolean).map((map) => (isDark) => { map.paintLegend(isDark); map.draw(isDark); });
+    const draws = maps.map((map, k) => (isDark) => {
+      if (!map || this.state.table === 'map') return;
+      map.paintLegend(isDark);
+      map.draw(isDark);
+      below[k].replaceChildren(numbersPanel([{run: pair[k], numbers: changing(pair[k], curves[k])}], this.state, (change) => this.go(change), map.frame()) ?? '');
+    });
     return {cards: [card], draws};
   }
 
+  /** The reading of the gravest finding that several layers have. */
   worstReading(run) {
-    const rules = everyFinding(run.findings).filter(isActive).map((finding) => finding.rule);
-    const by = (facts) => rules.map((rule) => run.readings.find((reading) => facts(reading).includes(rule))).find(Boolean);
-    return by((reading) => Object.keys(reading.limits ?? {})) ?? by((reading) => reading.rules ?? []) ?? run.readings[0];
+    const wide = run.readings.filter((reading) => reading.values.filter((value) => !Number.isNaN(value)).length > 1);
+    const about = ({rule, measure}) => wide.find((reading) => rule in (reading.limits ?? {})) ?? wide.find((reading) => (reading.rules ?? []).includes(rule))
+      ?? wide.find((reading) => reading.measure === measure);
+    return everyFinding(run.findings).filter(isActive).sort((a, b) => rank(b) - rank(a)).map(about).find(Boolean) ?? wide[0] ?? run.readings[0];
   }
 
   readingPicker(run, key) {
@@ -236,9 +260,9 @@ export class Page {
 const only = (state) => Object.fromEntries(KEYS.filter((key) => state[key] != null && state[key] !== '').map((key) => [key, state[key]]));
 
 /** How much of the run is in the picture. */
-function kept(run, matrix) {
+function kept(run, matrix, host) {
   const {samples} = matrix, shown = matrix.steps.length, said = [];
-  if (samples < run.visits && samples >= FULL) said.push(`TensorBoard kept ${count(samples)} of ${count(run.visits)} visits; start it with --samples_per_plugin=nndiag=0 to keep all.`);
+  if (host && samples < run.visits && samples >= FULL) said.push(`${host} kept ${count(samples)} of ${count(run.visits)} visits; start it with --samples_per_plugin=nndiag=0 to keep all.`);
   if (shown < samples) said.push(`${count(shown)} of ${count(samples)} visits are drawn.`);
   return said.length ? h('p', {class: 'muted'}, said.join(' ')) : null;
 }

@@ -1,4 +1,5 @@
 // One reading of all layers over the steps.
+import {ticksOf} from './chart.js';
 import {color, count, fitted, h, layerName, many, number, plain, words} from './dom.js';
 import {everyFinding, grouped, inOrder, isActive} from './order.js';
 import {ends, makeScale, shade, shades} from './scale.js';
@@ -87,6 +88,12 @@ export class HeatMap {
   /** The newest visit gets a width too. */
   end(step) {
     return step + Math.max(1, (this.last - this.first) / Math.max(8, this.matrix.steps.length));
+  }
+
+  /** Where a chart below has to begin and end to be in line with the columns. */
+  frame() {
+    const isSteps = this.axis !== 'visits';
+    return {width: this.width, left: this.gutter, right: RIGHT, reach: isSteps ? [this.first, this.end(this.last)] : null};
   }
 
   left(column) {
@@ -210,21 +217,24 @@ export class HeatMap {
   }
 
   paintSteps(context) {
-    const {steps} = this.matrix, ticks = Math.max(2, Math.min(8, Math.floor(this.plot / 90)));
     context.font = `11px ${color('--font') || 'sans-serif'}`;
     context.fillStyle = color('--muted');
+    context.textAlign = 'left';
     let edge = -Infinity;
-    for (let t = 0; t <= ticks; t += 1) {
-      const place = t / ticks;
-      const step = this.axis === 'visits' ? steps[this.columnAt(Math.min(place, 0.9999))] : Math.round(this.first + place * (this.last - this.first));
+    for (const [step, share] of this.ticks()) {
       const text = count(step), size = context.measureText(text).width;
-      const share = this.axis === 'visits' ? place : this.shareOf(step);
-      const x = this.gutter + Math.min(this.plot - size, Math.max(0, share * this.plot - (t === 0 ? 0 : size / 2)));
+      const x = this.gutter + Math.min(this.plot - size, Math.max(0, share * this.plot - size / 2));
       if (x < edge + 8) continue;
       edge = x + size;
-      context.textAlign = 'left';
       context.fillText(text, x, TOP + this.tall + BOTTOM / 2 + 2);
     }
+  }
+
+  /** Steps to name, and where they stand. */
+  ticks() {
+    const {steps} = this.matrix, most = Math.max(2, Math.min(8, Math.floor(this.plot / 90)));
+    if (this.axis !== 'visits') return ticksOf([this.first, this.end(this.last)], this.plot).map((step) => [step, this.shareOf(step)]);
+    return Array.from({length: most + 1}, (_, t) => [steps[this.columnAt(Math.min(t / most, 0.9999))], t / most]);
   }
 
   shareOf(step) {

@@ -6,24 +6,24 @@ const WIDE = 100;
 
 /**
  * A chart. `curves` are {name, steps, values}; `limits` {rule, value}; `marks` {step, severity, rule}.
- * Values that are not finite leave a gap.
+ * Values that are not finite leave a gap. `left`, `right` and `reach` put it in line with what stands above it.
  */
-export function chart({curves, limits = [], marks = [], range = null, label, width, height = 240}) {
+export function chart({curves, limits = [], marks = [], range = null, label, width, height = 240, left = PAD.left, right = PAD.right, reach = null, hint = 'Point at the curve, or use the arrow keys.'}) {
   const finite = curves.flatMap((curve) => curve.values.filter(Number.isFinite));
   const steps = [...new Set(curves.flatMap((curve) => curve.steps))].sort((a, b) => a - b);
   if (!finite.length) return h('p', {class: 'empty'}, 'No value is a finite number.');
   const near = limits.filter(({value}) => isNear(value, finite));
   const y = axis(finite.concat(near.map((limit) => limit.value)), range, height - PAD.bottom, PAD.top);
-  const x = horizontal(steps, width);
-  const readout = h('p', {class: 'readout', role: 'status'}, 'Point at the curve, or use the arrow keys.');
+  const ends = reach ?? [steps[0], steps.at(-1)], x = horizontal(ends, left, width - right);
+  const readout = h('p', {class: 'readout', role: 'status'}, hint);
   const cursor = svg('line', {class: 'cursor', y1: PAD.top, y2: height - PAD.bottom, visibility: 'hidden'});
   const dots = curves.map((_, k) => svg('circle', {class: `dot c${k}`, r: 3.5, visibility: 'hidden'}));
   const drawing = svg('svg', {class: 'chart', width, height, viewBox: `0 0 ${width} ${height}`, role: 'img', tabindex: 0, 'aria-label': described(label, curves)},
-    y.ticks.map((value) => [svg('line', {class: 'grid', x1: PAD.left, x2: width - PAD.right, y1: y.at(value), y2: y.at(value)}),
-      svg('text', {class: 'tick', x: PAD.left - 8, y: y.at(value) + 3.5, 'text-anchor': 'end'}, number(value))]),
-    ticksOf(steps, width).map((step) => svg('text', {class: 'tick', x: x(step), y: height - 8, 'text-anchor': 'middle'}, count(step))),
-    near.map(({rule, value}) => [svg('line', {class: 'limit', x1: PAD.left, x2: width - PAD.right, y1: y.at(value), y2: y.at(value)}),
-      svg('text', {class: 'tick limit-name', x: width - PAD.right, y: y.at(value) - 4, 'text-anchor': 'end'}, `${rule} ${number(value)}`)]),
+    y.ticks.map((value) => [svg('line', {class: 'grid', x1: left, x2: width - right, y1: y.at(value), y2: y.at(value)}),
+      svg('text', {class: 'tick', x: left - 8, y: y.at(value) + 3.5, 'text-anchor': 'end'}, number(value))]),
+    ticksOf(ends, width - left).map((step) => svg('text', {class: 'tick', x: x(step), y: height - 8, 'text-anchor': 'middle'}, count(step))),
+    near.map(({rule, value}) => [svg('line', {class: 'limit', x1: left, x2: width - right, y1: y.at(value), y2: y.at(value)}),
+      svg('text', {class: 'tick limit-name', x: width - right, y: y.at(value) - 4, 'text-anchor': 'end'}, `${rule} ${number(value)}`)]),
     marks.map(({step, severity, rule}) => [svg('line', {class: `began ${severity}`, x1: x(step), x2: x(step), y1: PAD.top, y2: height - PAD.bottom}),
       svg('text', {class: `tick began-name ${severity}`, x: x(step) + 4, y: PAD.top + 8}, rule)]),
     curves.map((curve, k) => svg('path', {class: `curve c${k}`, d: path(curve, x, y.at)})),
@@ -74,7 +74,7 @@ function isNear(value, finite) {
 }
 
 function described(label, curves) {
-  const ends = curves.map(({name, steps, values}) => `${name}: ${number(values[0])} at step ${count(steps[0])}, ${number(values.at(-1))} at step ${count(steps.at(-1))}`);
+  const ends = curves.filter(({steps}) => steps.length).map(({name, steps, values}) => `${name}: ${number(values[0])} at step ${count(steps[0])}, ${number(values.at(-1))} at step ${count(steps.at(-1))}`);
   return `${label}. ${ends.join('; ')}`;
 }
 
@@ -94,16 +94,17 @@ function path({steps, values}, x, y) {
   return d;
 }
 
-function horizontal(steps, width) {
-  const first = steps[0], span = steps.at(-1) - first || 1;
-  return (step) => PAD.left + (Math.max(first, Math.min(steps.at(-1), step)) - first) / span * (width - PAD.left - PAD.right);
+function horizontal([first, last], left, right) {
+  const span = last - first || 1;
+  return (step) => left + (Math.max(first, Math.min(last, step)) - first) / span * (right - left);
 }
 
-function ticksOf(steps, width) {
-  const most = Math.max(1, Math.min(7, Math.floor((width - PAD.left) / 90))), first = steps[0], span = steps.at(-1) - first;
+/** Round steps. */
+export function ticksOf([first, last], width) {
+  const most = Math.max(1, Math.min(7, Math.floor(width / 90))), span = last - first;
   if (!span) return [first];
   const size = nice(span / most), start = Math.ceil(first / size) * size;
-  return Array.from({length: Math.floor((steps.at(-1) - start) / size) + 1}, (_, k) => start + k * size).filter(Number.isInteger);
+  return Array.from({length: Math.floor((last - start) / size) + 1}, (_, k) => start + k * size).filter(Number.isInteger);
 }
 
 /** The vertical axis: logarithmic where values are positive and far apart. */

@@ -34,16 +34,24 @@ export function runLabel(run) {
 export function statusCard(run) {
   const status = statusOf(run.findings);
   const said = run.step == null ? [] : [
-    many(run.layers.length, 'layer'), many(run.visits ?? 0, 'visit'), `last step ${count(run.step)}`,
+    many(run.layers.length, 'layer'), run.visits == null ? null : many(run.visits, 'visit'), `last step ${count(run.step)}`,
     run.is_complete ? 'the run has ended' : 'no end of the run seen yet',
-  ];
+  ].filter(Boolean);
+  const isEmpty = run.step == null && !run.findings.length, word = isEmpty ? 'empty' : status;
   if (typeof run.facts.overhead === 'number') said.push(`nndiag took ${(100 * run.facts.overhead).toFixed(1)}% of the time`);
-  return h('section', {class: `card status ${status}`, 'aria-label': 'Status'},
-    h('span', {class: `big mark ${status}`, 'aria-hidden': 'true'}, MARKS[status]),
+  return h('section', {class: `card status ${word}`, 'aria-label': 'Status'},
+    h('span', {class: `big mark ${word}`, 'aria-hidden': 'true'}, isEmpty ? '–' : MARKS[status]),
     h('div', {},
-      h('h2', {class: 'headline'}, title(headline(run.findings))),
+      h('h2', {class: 'headline'}, isEmpty ? 'Nothing was measured' : title(headline(run.findings))),
       h('p', {class: 'muted'}, said.join(' · '))),
-    coverage(run));
+    coverage(run), factsOf(run));
+}
+
+/** Versions, samples, shares of time. */
+function factsOf(run) {
+  const rows = Object.entries(run.facts).filter(([, value]) => value != null);
+  return rows.length ? h('details', {class: 'facts evidence'}, h('summary', {}, 'Facts of the run'),
+    h('dl', {}, rows.map(([key, value]) => h('div', {}, h('dt', {}, words(key)), h('dd', {}, fact(value)))))) : null;
 }
 
 /** What was measured, and plainly what was not. */
@@ -74,7 +82,7 @@ export function findingsCard(run, state, go, others = null) {
   const hidden = new Set((state.hide ?? '').split(',').filter(Boolean));
   const wanted = (finding) => !hidden.has(finding.severity) && (!state.of || everyFinding([finding]).some((f) => f.measure === state.of));
   const active = run.findings.filter(isActive), over = run.findings.filter((finding) => !isActive(finding));
-  const list = (rows) => h('ol', {class: 'findings'}, rows.map((finding) => h('li', {}, item(finding, state, go, others))));
+  const list = (rows) => h('ol', {class: 'findings'}, rows.map((finding) => h('li', {}, item(finding, state, go, {others, hasSeries: run.is_series !== false}))));
   const shown = active.filter(wanted), folded = over.filter(wanted);
   return h('section', {class: 'card', 'aria-label': 'Findings'},
     h('div', {class: 'head'}, h('h2', {}, 'Findings'), run.findings.length ? filters(run, hidden, state, go) : null),
@@ -111,7 +119,7 @@ function filters(run, hidden, state, go) {
 const holds = (finding, rule) => everyFinding([finding]).some((each) => each.rule === rule);
 
 /** One finding: a line that opens. */
-function item(finding, state, go, others) {
+function item(finding, state, go, {others = null, hasSeries = true}) {
   const isOpen = holds(finding, state.finding);
   const severity = isActive(finding) ? finding.severity : 'resolved';
   return h('details', {class: `finding ${severity}`, open: isOpen, 'data-rule': finding.rule,
@@ -126,11 +134,11 @@ function item(finding, state, go, others) {
       h('span', {class: 'where'}, finding.layers.length ? names(finding.layers.slice(0, 1)) : 'the run',
         finding.layers.length > 1 ? h('span', {class: 'muted'}, ` +${count(finding.layers.length - 1)}`) : null,
         h('span', {class: 'since'}, isActive(finding) ? `since step ${count(finding.first_step)}` : `steps ${count(finding.first_step)} to ${count(finding.last_step)}`))),
-    h('div', {class: 'body'}, body(finding, go),
-      (finding.related ?? []).length ? h('div', {class: 'related'}, h('h3', {}, 'What follows from it'), finding.related.map((each) => item(each, state, go, null))) : null));
+    h('div', {class: 'body'}, body(finding, go, hasSeries),
+      (finding.related ?? []).length ? h('div', {class: 'related'}, h('h3', {}, 'What follows from it'), finding.related.map((each) => item(each, state, go, {hasSeries}))) : null));
 }
 
-function body(finding, go) {
+function body(finding, go, hasSeries) {
   const [change, check] = String(finding.recommendation ?? '').split(CHECK);
   return [
     h('div', {class: 'advice'},
@@ -141,7 +149,7 @@ function body(finding, go) {
         finding.layers.length > 40 ? ` and ${count(finding.layers.length - 40)} more` : null)] : null,
       h('p', {class: 'links'},
         finding.layers.length ? h('button', {type: 'button', class: 'link', onclick: () => go({view: 'layer', layer: finding.layers[0], rule: finding.rule})}, 'Look at the layer') : null,
-        h('button', {type: 'button', class: 'link', onclick: () => go({view: 'map', layer: finding.layers[0] ?? null, rule: finding.rule})}, 'Show on the heat map'))),
+        hasSeries ? h('button', {type: 'button', class: 'link', onclick: () => go({view: 'map', layer: finding.layers[0] ?? null, rule: finding.rule})}, 'Show on the heat map') : null)),
     h('div', {class: 'evidence'}, h('h3', {}, 'Evidence'), h('dl', {}, evidence(finding).map(([key, value]) => h('div', {}, h('dt', {}, key), h('dd', {}, value))))),
   ];
 }

@@ -1,5 +1,6 @@
 // Where the data come from. A page with its data inlined brings another object with the same functions:
 //
+//   host                   who is asked; absent in a page with its data inlined
 //   runs()                 [{name, is_newer, step, visits, findings}]
 //   run(name)              layers, findings, coverage, newest value of each reading
 //   matrix(name, tag)      {steps, values: Float32Array by layer and step, low, high, ...}
@@ -11,6 +12,7 @@ import {toNumber} from './dom.js';
 /** The data as TensorBoard serves them. Addresses are relative, so that a path prefix needs no care. */
 export function tensorboardSource() {
   return {
+    host: 'TensorBoard',
     runs: async () => (await json('runs')).runs,
     run: async (name) => withNumbers(await json('run', [['run', name]])),
     matrix: async (name, tag) => unpacked(await ask('matrix', [['run', name], ['tag', tag]])),
