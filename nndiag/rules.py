@@ -23,6 +23,12 @@ _RECENT = 8
 _MIDDLE = 3
 """Losses of which the middle one is taken."""
 
+STILL_BAD = 0.25
+"""A loss that has fallen by less than this share of its first value is still bad."""
+
+LEARNED = 0.1
+"""Share of the loss of guessing below which a classifier had learned before it was watched."""
+
 LEARNS = 0.5
 """A loss that has fallen by this share says that the network learns, whatever else is said of it."""
 
@@ -122,6 +128,14 @@ class View:
         if loss is None or not math.isfinite(loss.first.value) or loss.first.value == 0:
             return None
         return (loss.first.value - _middle(loss, 0)) / abs(loss.first.value)
+
+    def has_learned(self) -> bool:
+        """Whether the loss has fallen by a quarter, or is that of a classifier that had learned before."""
+        fell, loss, classes = self.loss_fell(), self.run("loss"), self.run("classes_seen")
+        if loss is None or (fell is not None and fell >= STILL_BAD):
+            return loss is not None
+        low = LEARNED * math.log(max(2.0, classes.last.value)) if classes is not None else 0.0
+        return all(reading.value < low for reading in (loss.first, *loss.recent))
 
     def is_improving(self) -> bool:
         """Whether the loss falls at present: by a tenth from one half of the newest visits to the other."""

@@ -50,6 +50,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Shown:
 
 BY_RULE = {planted.rule: (patient, planted) for patient in SICK for planted in patient.plants}
 
+
 def name_of(patient: Patient) -> str:
     """Test ids."""
     return patient.name

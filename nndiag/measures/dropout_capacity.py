@@ -162,7 +162,6 @@ def _read_fused(now: Snapshot, info: LayerInfo) -> Iterator[Reading | CoverageEn
         kept = kept_units(info.units, use.rate)
         facts: dict[str, Scalar] = {"p": use.rate, "units": info.units, "acts_on_output": False}
         yield Reading(_NAME, "kept_units", info.name, now.step, kept.mean, detail=facts)
-        return
     why = (
         f"masks are drawn inside a fused kernel (p = {use.rate:g}): neither they nor their input can be seen"
     )

@@ -17,12 +17,6 @@ GRACE = 20
 SETTLED = 60
 """Steps before the size of updates is judged: small initial weights grow in large relative steps."""
 
-STILL_BAD = 0.25
-"""A loss that has fallen by less than this share of its first value is still bad."""
-
-LEARNED = 0.1
-"""Share of the loss of guessing below which a classifier had learned before it was watched."""
-
 SPIKE = 100.0
 """A gradient norm this many times its own median is an explosion."""
 
@@ -40,16 +34,7 @@ TINY_STEP = 1e-5
 
 
 def _is_bad(view: View) -> bool:
-    return view.loss_fell() is not None and not _has_learned(view)
-
-
-def _has_learned(view: View) -> bool:
-    """Whether the loss has fallen, or is that of a classifier that had learned before."""
-    fell, loss, classes = view.loss_fell(), view.run("loss"), view.run("classes_seen")
-    if loss is None or (fell is not None and fell >= STILL_BAD):
-        return loss is not None
-    low = LEARNED * math.log(max(2.0, classes.last.value)) if classes is not None else 0.0
-    return all(reading.value < low for reading in (loss.first, *loss.recent))
+    return view.loss_fell() is not None and not view.has_learned()
 
 
 def _judge_vanishing(view: View) -> Verdict | Abstention | None:
@@ -85,7 +70,7 @@ def _judge_exploding(view: View) -> Verdict | Abstention | None:
     usual = statistics.median(reading.value for reading in norm.recent)
     jump = norm.last.value / usual if usual > 0 and math.isfinite(norm.last.value) else 0.0
     evidence = _losses(view) | {"gradient_norm": norm.last.value, "median_gradient_norm": usual}
-    if _has_learned(view):
+    if view.has_learned():
         return None  # what has learned passes hardly any gradient: ratios of nothing mean nothing
     back = _steepest(view)
     if back is not None and back.value > view.threshold:

@@ -140,11 +140,7 @@ def _blamed(flows: list[tuple[LayerInfo, Moments]], *, steep: bool) -> str:
     even = sum(logs) / len(logs)
     limit = even / 2 if (even > 0) == steep else even
     # Layer l's ratio is the work of the weights behind it: those of layer l + 1.
-    blame = [
-        (log, flows[place + 1][0].name)
-        for place, log in enumerate(logs)
-        if not flows[place + 1][0].is_output or len(logs) == 1
-    ]
+    blame = [(log, flows[place + 1][0].name) for place, log in enumerate(logs)]
     chosen = [b for b in blame if (b[0] >= limit if steep else b[0] <= limit)]
     return "|".join(name for _, name in sorted(chosen, reverse=steep))
 
@@ -219,13 +215,12 @@ def _judge_exploding(view: View) -> Verdict | None:
     if gain is None or first is None:
         return None
     is_lasting = first.value > view.threshold and view.is_far_above_chance()
-    if is_lasting:
-        places = tuple(str(first.detail["growing"]).split("|"))
-        return Verdict(Severity.WARNING, first.value, _evidence(view, first), places)
-    if gain.value <= view.threshold:
+    shown = first if is_lasting and gain.value <= view.threshold else gain
+    if shown.value <= view.threshold:
         return None
-    places = tuple(str(gain.detail["growing"]).split("|"))
-    return Verdict(_severity(view, first), gain.value, _evidence(view, gain), places)
+    places = tuple(str(shown.detail["growing"]).split("|"))
+    severity = Severity.WARNING if is_lasting else _severity(view, first)
+    return Verdict(severity, shown.value, _evidence(view, shown), places)
 
 
 def _advise_vanishing(case: Case) -> Advice:

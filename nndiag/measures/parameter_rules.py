@@ -69,11 +69,12 @@ def _judge_resting(view: View) -> Verdict | Abstention | None:
     evidence: dict[str, Scalar] = {"parameters": ", ".join(sorted(always)), "visits": len(seen)}
     evidence["in_optimizer"] = detail["owned"]
     evidence["lr"] = 0.0 if detail["idle"] else detail["lr"]
-    lost = bool(detail["owned"]) and bool(evidence["lr"])
     evidence["initial_law"] = _random_law(view)
-    is_forgotten = evidence["initial_law"] is not None and any("weight" in name for name in always)
-    severity = Severity.WARNING if lost or is_forgotten else Severity.INFO
-    return Verdict(severity, series.last.value, evidence)
+    if bool(detail["owned"]) and bool(evidence["lr"]):
+        is_grave = not view.has_learned()  # who has learned has hardly a gradient
+    else:
+        is_grave = evidence["initial_law"] is not None and any("weight" in name for name in always)
+    return Verdict(Severity.WARNING if is_grave else Severity.INFO, series.last.value, evidence)
 
 
 def _random_law(view: View) -> str | None:

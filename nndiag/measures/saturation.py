@@ -141,7 +141,8 @@ def _judge_saturated(view: View) -> Verdict | None:
             evidence["preactivation_rms_at_first_visit"] = first.detail["preactivation_rms"]
     severity = Severity.CRITICAL if reading.value > max(0.9, view.threshold) else Severity.WARNING
     fell = view.loss_fell()
-    if first is not None and first.value < view.threshold / 2 and fell is not None and fell >= LEARNS:
+    is_new = first is not None and first.value < view.threshold / 2
+    if severity is Severity.WARNING and is_new and fell is not None and fell >= LEARNS:
         severity = Severity.INFO  # learning took it there, and works
     return Verdict(severity, reading.value, evidence, (view.info.place,) if view.info else ())
 

@@ -21,10 +21,15 @@ def rounds() -> tuple[dict[str, Any], ...]:
     return tuple(_kept()["rounds"])
 
 
+def public() -> frozenset[str]:
+    """The first programs, which rules were written with: they guard against what is broken."""
+    return frozenset(_kept()["looked_at"])
+
+
 @functools.cache
 def moved() -> frozenset[str]:
     """Programs that are in the tuning half whatever their hash: looked at before, or missed at a first look."""
-    return frozenset(_kept()["looked_at"]) | {name for each in rounds() for name in each["missed"]}
+    return public() | {name for each in rounds() for name in each["missed"]}
 
 
 def add(record: dict[str, Any]) -> None:

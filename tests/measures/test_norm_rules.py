@@ -84,7 +84,7 @@ def test_few_unlike_batches_are_no_population() -> None:
 
 
 def z2(
-    values: Sequence[float], effect: float = 0.02, size: float = 64.0, near: float = 0.0
+    values: Sequence[float], effect: float = 0.03, size: float = 64.0, near: float = 0.0
 ) -> list[list[Reading]]:
     facts: Facts = {"batch_size": size, "batch_distance": effect, "momentum": 0.1}
     return [[of("batch_z2", v, step, detail=facts), icc(near, step=step)] for step, v in enumerate(values)]
@@ -98,7 +98,7 @@ def z2(
         (z2([9.0] * 4), "warning"),
         (z2([0.9] * 7 + [60.0]), None),
         (z2([9.0] * 8, effect=0.001), None),
-        (z2([9.0] * 8, effect=0.004), "info"),
+        (z2([9.0] * 8, effect=0.015), "info"),
         (z2([9.0] * 8, size=2.0), "info"),
         (z2([9.0] * 8, near=0.3), "info"),
         (z2([9.0] * 20 + [1.0] * 8), None),
