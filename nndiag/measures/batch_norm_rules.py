@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping
 
 from nndiag.findings import Reading, Scalar, Severity
+from nndiag.measures import stored_norms
 from nndiag.rules import Advice, Case, Rule, Verdict, View
 
 _NAME = "norm_drift"
@@ -251,14 +252,17 @@ def _judge_setting(view: View) -> Verdict | None:
     if fault is None:
         return None
     moved = float(reading.detail.get("moved") or 0)
-    grave = fault in ("momentum 0", "never updated") or (
+    grave = fault in ("momentum 0", "never updated", *stored_norms.GRAVE) or (
         fault in ("moves while frozen", "unfrozen") and moved > STALE
     )
     severity = Severity.WARNING if grave else Severity.INFO
-    return Verdict(severity, None, dict(reading.detail) | {"fault": fault})
+    told = {"tracked": reading.detail["tracked"]} if "stored" in reading.detail else dict(reading.detail)
+    return Verdict(severity, None, told | {"fault": fault})
 
 
 def _fault(d: Mapping[str, Scalar]) -> str | None:
+    if "stored" in d:
+        return str(d["stored"]) or None
     if not d["training"]:
         # Never fed and not going to be: it normalizes nothing. Frozen and fed before: as it should be.
         return "evaluates its initial values" if d["untouched"] and d["trainable"] else None
@@ -275,6 +279,7 @@ def _fault(d: Mapping[str, Scalar]) -> str | None:
 
 
 _FAULTS: Mapping[str, tuple[str, str]] = {
+    **stored_norms.FAULTS,
     "momentum 0": (
         "has momentum 0: its running statistics never change, while training uses those of each batch",
         "Set momentum to 0.1, or put the layer in eval mode if its statistics are meant to be frozen.",
