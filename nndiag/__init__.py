@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nndiag.integrations.lightning import DiagnosticsMonitor as DiagnosticsMonitor
     from nndiag.layers import LayerInfo as LayerInfo
     from nndiag.monitor import Monitor as Monitor
+    from nndiag.offline import check as check
     from nndiag.report import Report as Report
     from nndiag.snapshot import Snapshot as Snapshot
 
@@ -43,6 +44,7 @@ _HOMES = {
     "Report": "report",
     "Severity": "findings",
     "Snapshot": "snapshot",
+    "check": "offline",
     "diagnose": "diagnosis",
 }
 

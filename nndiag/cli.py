@@ -1,4 +1,4 @@
-"""The command line: ``nndiag demo``, ``report``, ``rules``, ``explain``.
+"""The command line: ``nndiag demo``, ``check``, ``compare``, ``report``, ``rules``, ``explain``.
 
 Exit status: 0 nothing at or above ``--fail-on``; 1 something is; 2 bad usage or unreadable input, with one
 clear line on standard error.
@@ -6,9 +6,11 @@ clear line on standard error.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from nndiag.findings import Severity
     from nndiag.report import Report
 
 _UsageError: Any = typer.BadParameter.__base__
@@ -77,6 +80,69 @@ def demo(
 
 
 @app.command()
+def check(
+    paths: Annotated[list[Path], typer.Argument(help="Checkpoints of one run, or folders of them.")],
+    format_: Annotated[Format, typer.Option("--format")] = Format.TEXT,
+    output: Annotated[Path | None, typer.Option(help="Write to this file instead of the terminal.")] = None,
+    fail_on: Annotated[
+        FailOn, typer.Option(help="Severity from which the exit status is 1.")
+    ] = FailOn.CRITICAL,
+    select: Annotated[list[str] | None, typer.Option(help="Rule id or prefix to judge; repeatable.")] = None,
+    ignore: Annotated[
+        list[str] | None, typer.Option(help="Rule id or prefix not to judge; repeatable.")
+    ] = None,
+    log_dir: Annotated[Path | None, typer.Option(help="Write event files for TensorBoard here.")] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="PKG.MOD:FACTORY", help="Builds the model; runs your code.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="PKG.MOD:LOADER", help="Gives batches for it; runs your code.")
+    ] = None,
+    repair_bn: Annotated[
+        Path | None, typer.Option(help="Write a copy with running statistics of the data to this new file.")
+    ] = None,
+) -> None:
+    """Check a checkpoint, or a series of them in the order of their steps; no code in them is run."""
+    from nndiag import offline
+
+    if repair_bn is not None:
+        if model is None or data is None or len(paths) != 1:
+            raise typer.BadParameter("needs --model, --data and one checkpoint", param_hint="--repair-bn")
+        offline.check_free(repair_bn)
+    net = None if model is None else offline.model_of(model)
+    batches = None if data is None else offline.data_of(data)
+    with _progress() as progress:
+        result = offline.check(
+            paths, net, batches, select=select, ignore=ignore, log_dir=log_dir, progress=progress
+        )
+    if repair_bn is not None and net is not None and batches is not None:
+        offline.repair(offline.Subject(net, batches), paths[0], repair_bn)
+    _show(result, format_, output, result.to_html)
+    raise typer.Exit(_exit_code(result, fail_on))
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="A checkpoint, or the directory of a recorded run.")],
+    second: Annotated[Path, typer.Argument(help="Another one of the same kind.")],
+    format_: Annotated[Format, typer.Option("--format")] = Format.TEXT,
+    output: Annotated[Path | None, typer.Option(help="Write to this file instead of the terminal.")] = None,
+    fail_on: Annotated[
+        FailOn, typer.Option(help="Severity of a finding that appeared from which the exit status is 1.")
+    ] = FailOn.CRITICAL,
+) -> None:
+    """Say what differs between two checkpoints, or between two recorded runs."""
+    if format_ not in (Format.TEXT, Format.JSON):
+        raise typer.BadParameter("comparisons are printed as text or json", param_hint="--format")
+    from nndiag.offline import compare as compare_both
+
+    result = compare_both(first, second)
+    text = result.to_json() if format_ is Format.JSON else str(result)
+    _write(text, output)
+    raise typer.Exit(_status((change.severity for change in result.appeared), fail_on))
+
+
+@app.command()
 def report(
     run_dir: Annotated[Path, typer.Argument(help="The directory of a run that nndiag watched.")],
     format_: Annotated[Format, typer.Option("--format")] = Format.TEXT,
@@ -91,11 +157,12 @@ def report(
 ) -> None:
     """Rebuild the report of a recorded run with today's rules."""
     from nndiag.options import Selection
-    from nndiag.sinks import read_run, rediagnose
+    from nndiag.sinks import read_run, recorded_page, rediagnose
 
     selection = Selection.checked(select=select, ignore=ignore)
-    result = rediagnose(read_run(run_dir), selection)
-    _show(result, format_, output)
+    run = read_run(run_dir)
+    result = rediagnose(run, selection)
+    _show(result, format_, output, lambda: recorded_page(result, run))
     raise typer.Exit(_exit_code(result, fail_on))
 
 
@@ -146,7 +213,7 @@ def explain(rule_id: Annotated[str, typer.Argument(metavar="RULE", help="For exa
     typer.echo(f"\nThe measure: {measure.summary}\nMore: docs/measures/{rule.measure}.md")
 
 
-def _show(result: Report, format_: Format, output: Path | None) -> None:
+def _show(result: Report, format_: Format, output: Path | None, page: Callable[[], str]) -> None:
     if output is None and format_ is Format.TEXT:
         from rich.console import Console
 
@@ -155,10 +222,13 @@ def _show(result: Report, format_: Format, output: Path | None) -> None:
     texts = {
         Format.TEXT: result.__str__,
         Format.JSON: result.to_json,
-        Format.HTML: result.to_html,
+        Format.HTML: page,
         Format.MARKDOWN: result.to_markdown,
     }
-    text = texts[format_]()
+    _write(texts[format_](), output)
+
+
+def _write(text: str, output: Path | None) -> None:
     if output is None:
         typer.echo(text)
     else:
@@ -166,12 +236,34 @@ def _show(result: Report, format_: Format, output: Path | None) -> None:
 
 
 def _exit_code(result: Report, fail_on: FailOn) -> int:
-    from nndiag.findings import Severity, worst
+    from nndiag.findings import worst
+
+    severity = worst(result.findings)
+    return _status([] if severity is None else [severity], fail_on)
+
+
+def _status(severities: Iterable[Severity], fail_on: FailOn) -> int:
+    from nndiag.findings import Severity
 
     if fail_on is FailOn.NEVER:
         return 0
-    severity = worst(result.findings)
-    return int(severity is not None and severity.rank >= Severity(fail_on.value).rank)
+    return int(any(severity.rank >= Severity(fail_on.value).rank for severity in severities))
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[int, int, Path], None]]:
+    """A bar on standard error where that is a terminal; standard output is the report's alone."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("reading", total=None)
+
+        def tell(done: int, total: int, newest: Path) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield tell
 
 
 def main() -> None:

@@ -7,20 +7,27 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from report.page import Page
 from report.samples import is_inert
 from sinks.runs import finding, reading, update, watched
 from typer.testing import CliRunner
 
 import nndiag
+from nndiag.checkpoints import reading as reading_checkpoints
+from nndiag.checkpoints.child import read_here
 from nndiag.cli import app, main
 from nndiag.findings import Severity
 from nndiag.measures import RULES
+from nndiag.offline import comparing
 from nndiag.report import Report
 from nndiag.sinks import RecordSink
+from nndiag.snapshot import Snapshot
 
 RUNNER = CliRunner()
 
@@ -81,11 +88,11 @@ def test_version() -> None:
 
 def test_help_names_every_command() -> None:
     text = invoke("--help")
-    for command in ("demo", "report", "rules", "explain"):
+    for command in ("demo", "check", "compare", "report", "rules", "explain"):
         assert command in text
 
 
-@pytest.mark.parametrize("command", ["demo", "report", "rules", "explain"])
+@pytest.mark.parametrize("command", ["demo", "check", "compare", "report", "rules", "explain"])
 def test_every_command_has_help(command: str) -> None:
     text = invoke(command, "--help")
     assert "Usage" in text
@@ -98,7 +105,8 @@ def test_without_a_command_it_shows_help() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("unknown",), ("report",), ("rules", "--format", "x"), ("explain", "--x")]
+    "arguments",
+    [("unknown",), ("report",), ("check",), ("compare", "a"), ("rules", "--format", "x"), ("explain", "--x")],
 )
 def test_bad_usage_is_status_2(arguments: tuple[str, ...]) -> None:
     result = RUNNER.invoke(app, list(arguments))
@@ -115,6 +123,8 @@ def test_bad_usage_is_status_2(arguments: tuple[str, ...]) -> None:
         (("report",), "'run_dir'"),
         (("report", "x", "--fail-on", "sometimes"), "--fail-on"),
         (("rules", "--format", "html"), "text, json or markdown"),
+        (("check",), "'paths'"),
+        (("compare", "a", "b", "--format", "html"), "text or json"),
         (("explain", "--x\x1b[31m\n"), "--x"),
     ],
 )
@@ -305,6 +315,193 @@ def test_a_newer_record_is_judged_not_repeated(tmp_path: Path, shell: Shell) -> 
     status, out, _ = shell("report", tmp_path)
     assert status == 0
     assert "saturated-activation" not in out
+
+
+# --- check and compare ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process for each checkpoint would take its time; the reader is the same."""
+
+    def read(path: Path, *, layers: Any = None) -> Snapshot:
+        with reading_checkpoints._about(path):
+            return read_here(path, layers)
+
+    monkeypatch.setattr(reading_checkpoints, "read", read)
+    monkeypatch.setattr(comparing, "read", read)
+
+
+def saved(path: Path, weight: float | None = None, step: int = 0) -> Path:
+    """A checkpoint of one layer: drawn at random, or filled with one number."""
+    drawn = torch.randn(8, 6, generator=torch.Generator().manual_seed(step))
+    filled = drawn if weight is None else torch.full((8, 6), weight)
+    torch.save({"state_dict": {"fc.weight": filled}, "global_step": step}, path)
+    return path
+
+
+def test_check_through_a_process_of_its_own(tmp_path: Path, shell: Shell) -> None:
+    status, out, err = shell("check", saved(tmp_path / "x.ckpt"))
+    assert (status, err) == (0, "")
+    assert out.startswith("nndiag: no warnings")
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize(
+    ("weight", "fail_on", "status"),
+    [
+        (None, "info", 0),
+        (0.5, "critical", 0),
+        (0.5, "warning", 1),
+        (0.5, "info", 1),
+        (0.5, "never", 0),
+        (float("nan"), "critical", 1),
+        (float("nan"), "never", 0),
+    ],
+)
+def test_exit_status_of_check(
+    weight: float | None, fail_on: str, status: int, tmp_path: Path, shell: Shell
+) -> None:
+    path = saved(tmp_path / "x.ckpt", weight, step=1)
+    assert shell("check", path, "--fail-on", fail_on)[::2] == (status, "")
+
+
+@pytest.mark.usefixtures("in_process")
+def test_check_of_a_series_as_json_is_alone_on_standard_output(tmp_path: Path, shell: Shell) -> None:
+    for step in (0, 10):
+        saved(tmp_path / f"step={step}.ckpt", step=step)
+    status, out, err = shell("check", tmp_path, "--format", "json")
+    assert (status, err) == (0, "")
+    assert Report.from_json(out).run["steps"] == "0, 10"
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("format_", ["text", "json", "html", "markdown"])
+def test_check_into_a_file(format_: str, tmp_path: Path, shell: Shell) -> None:
+    path, out = saved(tmp_path / "x.ckpt", 0.5), tmp_path / "out"
+    assert shell("check", path, "--format", format_, "--output", out) == (0, "", "")
+    assert "effective-width" in out.read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("in_process")
+def test_check_with_chosen_rules(tmp_path: Path, shell: Shell) -> None:
+    path = saved(tmp_path / "x.ckpt", 0.5)
+    assert shell("check", path, "--ignore", "ND304", "--fail-on", "info")[0] == 0
+    assert shell("check", path, "--select", "ND304", "--fail-on", "warning")[0] == 1
+    status, out, err = shell("check", path, "--select", "ND999")
+    assert (status, out) == (2, "")
+    assert "'ND999' is not known" in one_line(err)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_check_writes_event_files(tmp_path: Path, shell: Shell) -> None:
+    path = saved(tmp_path / "x.ckpt")
+    assert shell("check", path, "--log-dir", tmp_path / "events")[0] == 0
+    assert list((tmp_path / "events" / "nndiag").glob("events.out.tfevents.*"))
+
+
+@pytest.mark.usefixtures("in_process")
+def test_compare_says_what_appeared(tmp_path: Path, shell: Shell) -> None:
+    healthy, sick = saved(tmp_path / "a.ckpt", step=1), saved(tmp_path / "b.ckpt", 0.5, step=2)
+    status, out, err = shell("compare", healthy, sick, "--format", "json")
+    assert (status, err) == (0, "")
+    assert [change["rule"] for change in json.loads(out)["appeared"]] == ["ND304"]
+    assert shell("compare", healthy, sick, "--fail-on", "warning")[0] == 1
+    assert shell("compare", sick, healthy, "--fail-on", "warning")[0] == 0
+
+
+@pytest.mark.usefixtures("in_process")
+def test_compare_into_a_file(tmp_path: Path, shell: Shell) -> None:
+    path, out = saved(tmp_path / "x.ckpt"), tmp_path / "out"
+    assert shell("compare", path, path, "--output", out) == (0, "", "")
+    assert "findings: the same" in out.read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("command", ["check", "compare"])
+def test_a_checkpoint_that_cannot_be_read(command: str, tmp_path: Path, shell: Shell) -> None:
+    good, bad = saved(tmp_path / "good.ckpt"), tmp_path / "bad\x1b[31m\n.ckpt"
+    bad.write_bytes(b"P")
+    status, out, err = shell(command, good, bad)
+    assert (status, out) == (2, "")
+    assert "is of no kind that is known" in one_line(err)
+
+
+# --- check with a model -----------------------------------------------------------------------------------------
+
+CODE = """
+import torch
+from torch import nn
+
+number = 3
+
+def build():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 2))
+
+def loader():
+    return (torch.randn(64, 6, generator=torch.Generator().manual_seed(n)) for n in range(3))
+
+def broken():
+    raise RuntimeError("two\\nlines")
+"""
+
+
+@pytest.fixture
+def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_process: None) -> Iterator[Path]:
+    """A module of the user's in the working directory, and a checkpoint of its model beside it."""
+    (tmp_path / "user_nets.py").write_text(CODE, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path != str(tmp_path)])
+    net = torch.nn.Sequential(
+        torch.nn.Linear(6, 8), torch.nn.BatchNorm1d(8), torch.nn.Tanh(), torch.nn.Linear(8, 2)
+    )
+    with torch.no_grad():
+        net[1].weight.fill_(60)  # saturates the tanh behind it
+    path = tmp_path / "x.ckpt"
+    torch.save({"state_dict": net.state_dict(), "global_step": 0}, path)
+    yield path
+    sys.modules.pop("user_nets", None)
+
+
+MODEL = ("--model", "user_nets:build", "--data", "user_nets:loader")
+
+
+def test_check_with_a_model_sees_activations(code: Path, shell: Shell) -> None:
+    status, out, err = shell("check", code, *MODEL, "--format", "json", "--select", "ND201")
+    assert (status, err) == (1, "")
+    assert [f.rule for f in Report.from_json(out).findings] == ["ND201"]
+    assert shell("check", code, "--select", "ND201")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--model", "user_nets"), "package.module:name"),
+        (("--model", "no_such_module:build"), "no_such_module"),
+        (("--model", "user_nets:none"), "has no attribute 'none'"),
+        (("--model", "user_nets:broken"), "RuntimeError: two lines"),
+        (("--model", "user_nets:number"), "a torch.nn.Module"),
+        (("--model", "user_nets:build", "--data", "user_nets:number"), "an iterable of batches"),
+        (("--data", "user_nets:loader"), "`model` is missing"),
+        (("--repair-bn", "out.ckpt"), "needs --model, --data and one checkpoint"),
+        ((*MODEL, "--repair-bn", "x.ckpt"), "exists already"),
+    ],
+)
+def test_a_model_that_cannot_be_used(options: tuple[str, ...], words: str, code: Path, shell: Shell) -> None:
+    status, out, err = shell("check", code, *options)
+    assert (status, out) == (2, "")
+    assert words in one_line(err)
+
+
+def test_check_writes_a_repaired_copy(code: Path, shell: Shell) -> None:
+    before = code.read_bytes()
+    status, out, err = shell("check", code, *MODEL, "--repair-bn", "out.ckpt", "--fail-on", "never")
+    assert (status, err) == (0, "")
+    assert out.startswith("nndiag: ")
+    assert code.read_bytes() == before
+    fresh = torch.load("out.ckpt", weights_only=True)["state_dict"]["1.running_mean"]
+    assert not torch.equal(fresh, torch.zeros(8))
 
 
 # --- what cannot be read --------------------------------------------------------------------------------------

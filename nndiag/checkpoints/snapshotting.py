@@ -118,7 +118,7 @@ class _Reader:
                 weight=torch.tensor(square**0.5, dtype=torch.float64),
                 gradient_peak=torch.tensor(0.0),
                 gradient_rest=torch.tensor(0.0),
-                non_finite=torch.tensor(0),
+                non_finite=torch.tensor(bad),  # of the parameter: there is no gradient
                 saliency=torch.empty(0),
                 has_gradient=torch.tensor(0),
             )

@@ -29,6 +29,7 @@ from nndiag.functional import (
 )
 from nndiag.layers import LayerInfo
 from nndiag.measures.base import Measure, Need, Visit
+from nndiag.measures.stored_parameters import NO_ACTIVATIONS
 from nndiag.rules import ABSTAIN, LEARNS, Abstention, Advice, Case, Rule, Verdict, View
 from nndiag.snapshot import Gap, Observer, Snapshot
 from nndiag.statistics import Moments, NormState
@@ -148,6 +149,8 @@ def _is_warming_up(now: Snapshot, info: LayerInfo) -> bool:
 
 def _why(visit: Visit, layer: str) -> str:
     now = visit.now
+    if now.source == "checkpoint" and not any(key.statistic == "moments" for key in now.statistics):
+        return NO_ACTIVATIONS
     if visit.previous is None:
         return "a shift needs two visits with the same samples"
     gaps = (now.gaps.get(Gap(layer, "output", observer)) for observer in ("probe", "stream"))

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Mapping
 
 from nndiag.findings import Reading, Scalar, Severity
+from nndiag.measures import stored_norms
 from nndiag.rules import Advice, Case, Rule, Verdict, View
 
 _NAME = "norm_drift"
@@ -284,14 +285,15 @@ def _judge_setting(view: View) -> Verdict | None:
     if fault is None:
         return None
     moved = float(reading.detail.get("moved") or 0)
-    if not reading.detail.get("called", True):
+    if "stored" not in reading.detail and not reading.detail.get("called", True):
         return None  # a copy that is averaged, and runs in evaluation only
-    grave = fault in ("momentum 0", "never updated", "evaluates its initial values") or (
+    grave = fault in ("momentum 0", "never updated", "evaluates its initial values", *stored_norms.GRAVE) or (
         fault in ("moves while frozen", "unfrozen") and moved > STALE
     )
     grave = grave or (fault == "set back" and _is_mistaken(view))
     severity = Severity.WARNING if grave else Severity.INFO
-    return Verdict(severity, None, dict(reading.detail) | {"fault": fault})
+    told = {"tracked": reading.detail["tracked"]} if "stored" in reading.detail else dict(reading.detail)
+    return Verdict(severity, None, told | {"fault": fault})
 
 
 def _is_set_back(view: View) -> bool:
@@ -302,6 +304,8 @@ def _is_set_back(view: View) -> bool:
 
 
 def _fault(d: Mapping[str, Scalar]) -> str | None:
+    if "stored" in d:
+        return str(d["stored"]) or None
     if not d["training"]:
         # Never fed and not going to be: it normalizes nothing. Frozen and fed before: as it should be.
         return "evaluates its initial values" if d["untouched"] and d["trainable"] else None
@@ -318,6 +322,7 @@ def _fault(d: Mapping[str, Scalar]) -> str | None:
 
 
 _FAULTS: Mapping[str, tuple[str, str]] = {
+    **stored_norms.FAULTS,
     "set back": (
         "has its running statistics set back while training goes on: what evaluation uses is never more than the last"
         " few batches remember",

@@ -31,7 +31,9 @@ def _judge_constant(view: View) -> Verdict | None:
     A gain that starts at zero makes them so at first: judged once it had time to leave.
     """
     reading, first = view.now("constant_share"), view.first("constant_share")
-    if reading is None or first is None or reading.value == 0 or view.step - first.step < _PATIENCE:
+    if reading is None or first is None or reading.value == 0:
+        return None
+    if view.source == "live" and view.step - first.step < _PATIENCE:
         return None
     inside = not reading.detail["reads_input"]
     severity = Severity.WARNING if reading.value > view.threshold and inside else Severity.INFO
@@ -40,9 +42,9 @@ def _judge_constant(view: View) -> Verdict | None:
 
 def _advise_constant(case: Case) -> Advice:
     e = case.leading.evidence
+    seen = f"the same for all of {e['samples']} samples" if e["samples"] else f"constant: {e['stored']}"
     return Advice(
-        f"{e['constant']} of {e['channels']} outputs of {case.where} are the same for all of {e['samples']} samples"
-        f" (channels {e['which']}).",
+        f"{e['constant']} of {e['channels']} outputs of {case.where} are {seen} (channels {e['which']}).",
         "They carry nothing: their input is constant (units that are off in front of the normalization), or"
         " their gain"
         " is zero. Look for dead units or zero weights in the layer in front; gains that started at zero should have"

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from nndiag.findings import CoverageEntry, Reading, Scalar
 from nndiag.layers import LayerInfo
+from nndiag.measures import stored_parameters
 from nndiag.measures.base import Measure, Need, Visit
 from nndiag.measures.gradient_rules import GRACE, RULES
 from nndiag.snapshot import Gap, Snapshot
@@ -43,8 +44,7 @@ def read(visit: Visit) -> Iterator[Reading | CoverageEntry]:
     """Readings of every layer with trainable parameters, and of the network as a whole."""
     now = visit.now
     if now.source == "checkpoint":
-        for info in now.layers.values():
-            yield CoverageEntry(info.name, _NAME, "not observed", "a checkpoint holds no gradients")
+        yield from stored_parameters.read(visit)
         return
     flows = _flows(now)
     whole = math.hypot(*(p.gradient for flow in flows.values() for p in flow.parameters.values()))

@@ -173,8 +173,8 @@ def _judge_finite(view: View) -> Verdict | Abstention | None:
     if loss is not None:
         finite = [r.value for r in (loss.first, *loss.recent) if math.isfinite(r.value)]
         evidence["last_finite_loss"] = round(finite[-1], 4) if finite else None
-    layer = reading.detail["layer"]
-    return Verdict(Severity.CRITICAL, reading.value, evidence, (str(layer),) if layer else ())
+    layers = str(reading.detail.get("layers") or reading.detail["layer"] or "")
+    return Verdict(Severity.CRITICAL, reading.value, evidence, tuple(filter(None, layers.split("|"))))
 
 
 def _advise_vanishing(case: Case) -> Advice:
@@ -246,6 +246,14 @@ def _advise_update(case: Case) -> Advice:
 
 def _advise_finite(case: Case) -> Advice:
     e = case.leading.evidence
+    if "held_by" in e:
+        return Advice(
+            f"{e['numbers']} numbers of the checkpoint of step {e['first_step']} are NaN or infinite:"
+            f" {e['held_by']}.",
+            "Go on from the newest checkpoint without any, with a lower learning rate or clipped gradients, and watch"
+            " the run with nndiag.Monitor: it names the step and the layer where they begin."
+            " It worked when `nndiag/gradient_flow/non_finite` of new checkpoints is 0.",
+        )
     where = f"; the first layer with non-finite numbers was {case.layers[0]}" if case.layers else ""
     return Advice(
         f"NaN or infinity at step {e['first_step']}{where}. The last finite loss seen was"

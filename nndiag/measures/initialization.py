@@ -24,9 +24,10 @@ from nndiag.functional import (
 )
 from nndiag.layers import LayerInfo
 from nndiag.measures.base import Measure, Need, Visit
+from nndiag.measures.stored_parameters import NO_GRADIENTS
 from nndiag.rules import Advice, Case, Rule, Verdict, View
 from nndiag.snapshot import Gap, Snapshot
-from nndiag.statistics import Moments, WeightLaw
+from nndiag.statistics import Moments, ParameterFlow, WeightLaw
 
 _NAME = "initialization"
 
@@ -44,7 +45,7 @@ def read(visit: Visit) -> Iterator[Reading | CoverageEntry]:
     """Readings of every layer with weights, and of the network as a whole."""
     now = visit.now
     layers = [info for info in now.layers.values() if info.role == "weight"]
-    if visit.is_first and now.source == "live":
+    if visit.is_first and (now.source == "live" or _is_start(now)):
         for info in layers:
             yield from _read_law(now, info)
     flows = [(info, m) for info in layers if (m := _moments(now, info, "grad_output")) is not None]
@@ -55,9 +56,9 @@ def read(visit: Visit) -> Iterator[Reading | CoverageEntry]:
         if info.role != "weight":
             yield CoverageEntry(info.name, _NAME, "not applicable", "no weight matrix of its own")
         elif info.name not in flowing:
-            reason = now.gaps.get(
-                Gap(info.name, "grad_output", "stream"), "no gradient passed in observed steps"
-            )
+            is_live = now.source == "live"
+            default = "no gradient passed in observed steps" if is_live else NO_GRADIENTS
+            reason = now.gaps.get(Gap(info.name, "grad_output", "stream"), default)
             yield CoverageEntry(info.name, _NAME, "not observed", reason)
 
 
@@ -71,9 +72,18 @@ def _moments(now: Snapshot, info: LayerInfo, tap: str) -> Moments | None:
     return found if isinstance(found, Moments) else None
 
 
+def _is_start(now: Snapshot) -> bool:
+    """Whether a checkpoint is known to be of the network before its first update."""
+    says = now.facts.get("step_from") in ("the checkpoint", "the name")
+    return says and now.step == 0 and not now.facts.get("optimizer_step")
+
+
 def _read_law(now: Snapshot, info: LayerInfo) -> Iterator[Reading]:
     law = now.get(info.name, "weight", "weights", "law")
-    if not isinstance(law, WeightLaw) or not info.fan_in or not info.fan_out:
+    if not info.fan_in or not info.fan_out:
+        return
+    if not isinstance(law, WeightLaw):
+        yield from _read_scale(now, info, info.fan_in)
         return
     distances = {name: float(getattr(law, name)) for name in ("uniform", "normal", "truncated")}
     std = float(law.std)
@@ -96,6 +106,26 @@ def _read_law(now: Snapshot, info: LayerInfo) -> Iterator[Reading]:
     gain = info.fan_in * std * std
     yield Reading(
         _NAME, "weight_gain", info.name, now.step, gain, gain * error, int(law.entries), None, detail
+    )
+
+
+def _read_scale(now: Snapshot, info: LayerInfo, fan_in: int) -> Iterator[Reading]:
+    """What the norm of a weight says alone: the gain, and not the law."""
+    flow = now.get(info.name, "grad", "weights", f"flow/{info.weight or 'weight'}")
+    if not isinstance(flow, ParameterFlow) or now.source != "checkpoint" or not int(flow.entries):
+        return
+    square = float(flow.weight) ** 2 / int(flow.entries)
+    detail: dict[str, Scalar] = {
+        "laws": None,
+        "critical_gain": critical_gain(info.activation),
+        "std": round(math.sqrt(square), 6),
+        "applies": not info.before_norm and not info.is_output,
+        "is_zero": square == 0.0,
+        "fan_in": fan_in,
+        "activation": info.activation,
+    }
+    yield Reading(
+        _NAME, "weight_gain", info.name, now.step, fan_in * square, n=int(flow.entries), detail=detail
     )
 
 
@@ -271,8 +301,9 @@ def _judge_law(view: View) -> Verdict | None:
 
 def _advise_law(case: Case) -> Advice:
     e = case.leading.evidence
+    law = f"follow {e['laws']}" if e["laws"] is not None else "were read by their norm alone"
     return Advice(
-        f"{case.where}: initial weights follow {e['laws']} (std {e['std']}); fan_in Var(W) is"
+        f"{case.where}: initial weights {law} (std {e['std']}); fan_in Var(W) is"
         f" {e['gain_over_critical']} of its critical value for {e['activation'] or 'a linear layer'}.",
         f"For wide plain stacks the std that keeps signals is {_critical_std(e):.3g}. With residual connections or"
         " normalization other scales can be right. It worked when `nndiag/initialization/gradient_gain` at step 0"

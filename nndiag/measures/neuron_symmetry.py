@@ -96,7 +96,7 @@ def _read_layer(
     if visit.is_first and now.source == "live":
         yield from _read_alike(now, info, signatures, layers)
     if now.source == "checkpoint" or age >= TRAINED_AGE:
-        yield _read_width(now, info, signatures)
+        yield _read_width(visit, info, signatures)
 
 
 def _read_fate(
@@ -157,17 +157,25 @@ def _read_alike(
         yield Reading(_NAME, "max_cosine", info.name, now.step, cosine, None, compared, None, detail)
 
 
-def _read_width(now: Snapshot, info: LayerInfo, signatures: list[RowSignature]) -> Reading:
+def _read_width(visit: Visit, info: LayerInfo, signatures: list[RowSignature]) -> Reading:
     """K of n distinct units; sign duplicates count where the activation is odd; zero rows apart."""
+    now = visit.now
     units = sum(s.units for s in signatures)
     zero = sum(int((s.norms <= 1e-6 * s.norms.median().clamp(min=1e-30)).sum()) for s in signatures)
-    distinct = sum(_count(s.signed if info.odd else s.loose) for s in signatures)
+    distinct = _distinct(info, signatures)
     detail: dict[str, Scalar] = {"units": units, "distinct": distinct, "zero_units": zero, "odd": info.odd}
+    before = _signatures(visit.previous, info) if visit.previous is not None else []
+    if now.source == "checkpoint" and sum(s.units for s in before) == units:
+        detail["distinct_before"] = _distinct(info, before)
     labels = torch.cat([s.loose for s in signatures]) if len(signatures) == 1 and distinct < units else None
     classes = None if labels is None else tuple(labels.double().tolist())
     return Reading(
         _NAME, "effective_width", info.name, now.step, distinct / units, 1 / units, units, classes, detail
     )
+
+
+def _distinct(info: LayerInfo, signatures: list[RowSignature]) -> int:
+    return sum(_count(s.signed if info.odd else s.loose) for s in signatures)
 
 
 def _count(labels: torch.Tensor) -> int:
@@ -267,8 +275,10 @@ def _advise_width(case: Case) -> Advice:
     e = case.leading.evidence
     sign = ", counting units that differ only in sign as one" if e["odd"] else ""
     zero = f" {e['zero_units']} units have all-zero weights." if e["zero_units"] else ""
+    before = e.get("distinct_before", e["distinct"])
+    change = "" if before == e["distinct"] else f" In the checkpoint before, {before} were."
     return Advice(
-        f"{case.where}: {e['distinct']} of {e['units']} units are distinct up to 0.2%{sign}.{zero}",
+        f"{case.where}: {e['distinct']} of {e['units']} units are distinct up to 0.2%{sign}.{change}{zero}",
         f"The layer can be cut to {e['distinct']} units without changing what it computes (add the outgoing weights"
         " of equal units). To use its width, re-draw the copies at random and train on. It worked when"
         " `nndiag/neuron_symmetry/effective_width` of this layer is 1.",

@@ -20,7 +20,7 @@ import torch
 from nndiag.findings import CoverageEntry, Reading, Scalar
 from nndiag.functional import debiased, effective_rate, ema_batches, hellinger2, hellinger2_floor, warm_up
 from nndiag.layers import LayerInfo
-from nndiag.measures import batch_norm_rules, feature_norm_rules
+from nndiag.measures import batch_norm_rules, feature_norm_rules, stored_norms
 from nndiag.measures.base import Measure, Need, Visit
 from nndiag.snapshot import Gap, Snapshot
 from nndiag.statistics import (
@@ -84,6 +84,10 @@ def _state(now: Snapshot, info: LayerInfo) -> NormState | None:
     return found if isinstance(found, NormState) and found.keeps_statistics else None
 
 
+def _before(visit: Visit, info: LayerInfo) -> NormState | None:
+    return _state(visit.previous, info) if visit.previous is not None else None
+
+
 def _drift(now: Snapshot, info: LayerInfo) -> BatchDrift | None:
     found = now.get(info.name, "input", "stream", "batch_drift")
     return found if isinstance(found, BatchDrift) else None
@@ -99,11 +103,15 @@ def _read_norm(visit: Visit, info: LayerInfo) -> Iterator[Reading]:
         yield from _read_distance(visit, info, state, drift)
     yield from _read_scales(visit.now, info)
     yield from _read_constant(visit.now, info)
+    if visit.now.source == "checkpoint":
+        yield from stored_norms.read_constant(visit.now, info, state)
+        if state is not None:
+            yield from stored_norms.read_shift(visit, info, state, _before(visit, info))
 
 
 def _read_state(visit: Visit, info: LayerInfo, state: NormState, drift: BatchDrift | None) -> Reading:
     """How the layer is set and what its buffers did since the last and since the first visit."""
-    before = _state(visit.previous, info) if visit.previous is not None else None
+    before = _before(visit, info)
     first = _state(visit.first, info) or state
     source = visit.now.layers.get(info.source or "")
     detail: dict[str, Scalar] = {
@@ -120,6 +128,8 @@ def _read_state(visit: Visit, info: LayerInfo, state: NormState, drift: BatchDri
         else None,
         "still": before is not None and before.uses_batches and _is_same(before, state),
     }
+    if visit.now.source == "checkpoint":
+        detail["stored"] = stored_norms.stored_fault(visit, info, state, before)
     if drift is not None and int(drift.tracked) >= 0 and int(state.tracked) >= 0:
         updates = int(state.tracked) - int(drift.tracked)
         detail["updates_per_batch"] = round(updates / max(1, int(drift.batches)), 3)
@@ -170,7 +180,7 @@ def _read_distance(
     varies = moments.variance > _CONSTANT * moments.mean.square()
     if moments.mean.shape != state.mean.shape or not varies.any():
         return
-    if now.step - visit.first.step < min(warm_up(a), LONGEST_WAIT):
+    if _age(visit, state) < min(warm_up(a), LONGEST_WAIT):
         return
     k = int(moments.k)
     masked = any(
@@ -193,6 +203,13 @@ def _read_distance(
         detail |= _effect(drift) | {"batch_size": round(drift.batch_size, 2)}
     units = tuple(each.tolist())
     yield Reading(_NAME, "running_distance", info.name, now.step, value, floor, k, units, detail)
+
+
+def _age(visit: Visit, state: NormState) -> int:
+    """Batches that running statistics have seen: a checkpoint may be the first that is looked at, and late."""
+    if visit.now.source == "live":
+        return visit.now.step - visit.first.step
+    return int(state.tracked) if int(state.tracked) >= 0 else LONGEST_WAIT
 
 
 def _read_scales(now: Snapshot, info: LayerInfo) -> Iterator[Reading]:
@@ -265,7 +282,8 @@ def _read_direction(visit: Visit, info: LayerInfo) -> Iterator[Reading | Coverag
     directed = next((key for key in ("weight_v", "weight.original1") if key in now), None)
     is_plain = directed is None
     key = directed or "weight"
-    if (is_plain and not info.before_norm) or key not in now or first.get(key, 0.0) <= 0:
+    is_before_norm = info.before_norm or stored_norms.is_followed(visit.now, info)
+    if (is_plain and not is_before_norm) or key not in now or first.get(key, 0.0) <= 0:
         reason = "no normalization reads it, and its weight is not normalized"
         yield CoverageEntry(info.name, _NAME, "not applicable", reason)
         return

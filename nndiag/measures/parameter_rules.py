@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nndiag.findings import Scalar, Severity
+from nndiag.findings import Reading, Scalar, Severity
 from nndiag.functional import UNKNOWN_LAW
 from nndiag.rules import ABSTAIN, Abstention, Advice, Case, Rule, Verdict, View
 
@@ -23,6 +23,8 @@ def _judge_silent(view: View) -> Verdict | Abstention | None:
     series = view.series("silent_share")
     if series is None or series.last.step != view.step:
         return None
+    if view.source == "checkpoint":
+        return _judge_stored_silence(series.last)
     if len(series.recent) < SILENT_VISITS - 1:
         return ABSTAIN
     seen = [set(str(r.detail["silent"]).split("|")) - {""} for r in (series.first, *series.recent)]
@@ -42,6 +44,18 @@ def _judge_silent(view: View) -> Verdict | Abstention | None:
     return Verdict(severity, share, evidence)
 
 
+def _judge_stored_silence(reading: Reading) -> Verdict | Abstention | None:
+    """ND605 of a checkpoint: the optimizer's mean square gradient is exactly zero after enough updates."""
+    updates, network = int(reading.detail["updates"] or 0), float(reading.detail["network_share"] or 0)
+    if updates < SILENT_VISITS:
+        return ABSTAIN
+    if reading.value == 0:
+        return None
+    evidence: dict[str, Scalar] = {"updates": updates, "silent_share_of_network": round(network, 4)}
+    severity = Severity.WARNING if network >= SILENT_SHARE else Severity.INFO
+    return Verdict(severity, reading.value, evidence)
+
+
 def _total(view: View, name: str) -> int:
     """A sum over all layers of the optimizer that were read at this step."""
     return sum(
@@ -59,6 +73,8 @@ def _judge_resting(view: View) -> Verdict | Abstention | None:
     series = view.series("resting_share")
     if series is None or series.last.step != view.step:
         return None
+    if view.source == "checkpoint":
+        return _judge_stored_rest(view, series.last)
     if len(series.recent) < SILENT_VISITS - 1:
         return ABSTAIN
     seen = [set(str(r.detail["resting"]).split("|")) - {""} for r in (series.first, *series.recent)]
@@ -77,28 +93,60 @@ def _judge_resting(view: View) -> Verdict | Abstention | None:
     return Verdict(Severity.WARNING if is_grave else Severity.INFO, series.last.value, evidence)
 
 
+def _judge_stored_rest(view: View, reading: Reading) -> Verdict | None:
+    """ND606 of checkpoints: a layer is what it was in the first one, while others moved."""
+    if reading.value < 1:
+        return None
+    evidence: dict[str, Scalar] = {"parameters": str(reading.detail["resting"]).replace("|", ", ")}
+    evidence |= {"since": reading.detail["since"], "lr": reading.detail["lr"]}
+    evidence["initial_law"] = _random_law(view)
+    severity = Severity.INFO if evidence["initial_law"] is None else Severity.WARNING
+    return Verdict(severity, reading.value, evidence)
+
+
 def _random_law(view: View) -> str | None:
     """The law that the layer's first weights were drawn from; None for weights that were learned elsewhere."""
     gain = view.series("weight_gain", "initialization")
     if gain is None or (gain.first.n or 0) < LAW_ENTRIES:
         return None
-    law = str(gain.first.detail["laws"])
-    return None if law == UNKNOWN_LAW else law
+    law = gain.first.detail["laws"]
+    return None if law is None or law == UNKNOWN_LAW else str(law)
 
 
 def _advise_silent(case: Case) -> Advice:
     e = case.leading.evidence
+    if "updates" in e:
+        return Advice(
+            f"After {e['updates']} updates the optimizer's mean square gradient is exactly zero for parameters of"
+            f" {case.where} (layers with {float(e['silent_share_of_network'] or 0):.0%} of all numbers).",
+            _reach(),
+        )
     return Advice(
         f"No gradient reached {e['parameters']} of {case.where} at any of {e['visits']} visits"
         f" ({float(e['silent_share_of_network'] or 0):.0%} of all trainable numbers get none).",
+        _reach(),
+    )
+
+
+def _reach() -> str:
+    return (
         "If they shall learn, look for a detach(), a torch.no_grad() or an output that reaches no loss; if not, set"
         " requires_grad_(False) to save memory."
-        " It worked when `nndiag/gradient_flow/silent_share` of this layer is 0.",
+        " It worked when `nndiag/gradient_flow/silent_share` of this layer is 0."
     )
 
 
 def _advise_resting(case: Case) -> Advice:
     e = case.leading.evidence
+    fresh = f" Its weights are as they were drawn: {e['initial_law']}." if e["initial_law"] else ""
+    if "since" in e:
+        return Advice(
+            f"{case.where} ({e['parameters']}) did not move since the checkpoint of step {e['since']}, while other"
+            f" layers did.{fresh}",
+            "If it is frozen on purpose, or a buffer, nothing is wrong. Else it is in no optimizer, or gets no"
+            " gradient: pass it to the optimizer, and look for a detach()."
+            " It worked when `nndiag/gradient_flow/resting_share` of this layer is 0.",
+        )
     why = (
         "their updates are smaller than the precision of the weights can hold: keep float32 master weights, or"
         " raise the learning rate"
@@ -106,7 +154,6 @@ def _advise_resting(case: Case) -> Advice:
         else "they are in no optimizer, or its learning rate is 0: pass them to the optimizer, or set"
         " requires_grad_(False) to save their gradients"
     )
-    fresh = f" Its weights are as they were drawn: {e['initial_law']}." if e["initial_law"] else ""
     return Advice(
         f"{e['parameters']} of {case.where} get gradients, and did not move at any of {e['visits']} visits.{fresh}",
         f"Most likely {why}. It worked when `nndiag/gradient_flow/resting_share` of this layer is 0.",

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from nndiag.findings import CoverageEntry, Reading, Scalar, Severity
 from nndiag.layers import LayerInfo
 from nndiag.measures.base import Measure, Need, Visit
+from nndiag.measures.stored_parameters import NO_ACTIVATIONS
 from nndiag.rules import LEARNS, Advice, Case, Rule, Verdict, View
 from nndiag.snapshot import Gap, Snapshot, Tap
 from nndiag.statistics import AttentionEntropy, Moments, Slope, Tails
@@ -123,7 +124,8 @@ def _read_attention(now: Snapshot, info: LayerInfo) -> Iterator[Reading | Covera
 
 def _why(now: Snapshot, info: LayerInfo, tap: Tap) -> str:
     reasons = (now.gaps.get(Gap(info.name, tap, observer)) for observer in ("probe", "stream"))
-    return next((reason for reason in reasons if reason), "not called in the observed steps")
+    default = NO_ACTIVATIONS if now.source == "checkpoint" else "not called in the observed steps"
+    return next((reason for reason in reasons if reason), default)
 
 
 def _judge_saturated(view: View) -> Verdict | None:
