@@ -131,11 +131,16 @@ class View:
 
     def has_learned(self) -> bool:
         """Whether the loss has fallen by a quarter, or is that of a classifier that had learned before."""
-        fell, loss, classes = self.loss_fell(), self.run("loss"), self.run("classes_seen")
-        if loss is None or (fell is not None and fell >= STILL_BAD):
-            return loss is not None
+        fell = self.loss_fell()
+        return (fell is not None and fell >= STILL_BAD) or self.had_learned()
+
+    def had_learned(self) -> bool:
+        """Whether the middle value of the loss is that of a classifier that had learned before."""
+        loss, classes = self.run("loss"), self.run("classes_seen")
+        if loss is None:
+            return False
         low = LEARNED * math.log(max(2.0, classes.last.value)) if classes is not None else 0.0
-        return all(reading.value < low for reading in (loss.first, *loss.recent))
+        return statistics.median(reading.value for reading in (loss.first, *loss.recent)) < low
 
     def is_improving(self) -> bool:
         """Whether the loss falls at present: by a tenth from one half of the newest visits to the other."""

@@ -285,8 +285,6 @@ def _judge_setting(view: View) -> Verdict | None:
     if fault is None:
         return None
     moved = float(reading.detail.get("moved") or 0)
-    if "stored" not in reading.detail and not reading.detail.get("called", True):
-        return None  # a copy that is averaged, and runs in evaluation only
     grave = fault in ("momentum 0", "never updated", "evaluates its initial values", *stored_norms.GRAVE) or (
         fault in ("moves while frozen", "unfrozen") and moved > STALE
     )
@@ -315,9 +313,11 @@ def _fault(d: Mapping[str, Scalar]) -> str | None:
         return "never updated"
     if not d["trained_at_first_visit"] and not (d["trainable"] and d["input_trainable"]):
         return "unfrozen"
-    if d["trainable"] is False and d["input_trainable"] is False:
-        return "moves while frozen"
     updates = d.get("updates_per_batch")
+    if d["trainable"] is False and d["input_trainable"] is False:
+        return (
+            "moves while frozen" if updates is not None else None
+        )  # an average of weights runs in evaluation only
     return "updated twice" if isinstance(updates, float) and updates > 1.9 else None
 
 

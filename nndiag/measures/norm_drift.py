@@ -121,7 +121,6 @@ def _read_state(visit: Visit, info: LayerInfo, state: NormState, drift: BatchDri
         "input_trainable": source.trainable if source is not None else None,
         "momentum": None if math.isnan(float(state.momentum)) else float(state.momentum),
         "tracked": int(state.tracked),
-        "called": any(k.layer == info.name and k.tap in ("input", "output") for k in visit.now.statistics),
         "untouched": bool((state.mean == 0).all()) and bool((state.variance == 1).all()),
         "moved": round(float(state.distance(first.mean, first.variance).mean()), 6)
         if first.mean.shape == state.mean.shape

@@ -86,10 +86,10 @@ def _judge_resting(view: View) -> Verdict | Abstention | None:
     evidence["in_optimizer"] = detail["owned"]
     evidence["lr"] = 0.0 if detail["idle"] else detail["lr"]
     evidence["initial_law"] = _random_law(view)
-    if bool(detail["owned"]) and bool(evidence["lr"]):
-        is_grave = not view.has_learned()  # who has learned has hardly a gradient
-    else:
+    if not detail["owned"] or evidence["lr"] == 0.0:
         is_grave = evidence["initial_law"] is not None and any("weight" in name for name in always)
+    else:
+        is_grave = bool(evidence["lr"]) and not view.had_learned()  # who has learned has hardly a gradient
     return Verdict(Severity.WARNING if is_grave else Severity.INFO, series.last.value, evidence)
 
 

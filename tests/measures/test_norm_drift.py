@@ -338,10 +338,10 @@ def test_backbone_unfrozen_by_train() -> None:
     assert found.first_step >= 19
 
 
-def test_eval_mode_from_the_start_is_a_note() -> None:
+def test_eval_mode_from_the_start_is_a_warning() -> None:
     run = train(freeze(perceptron()), batches(SHORT))
     found = run.findings()["ND407"]
-    assert (found.severity, found.evidence["fault"]) == ("info", "evaluates its initial values")
+    assert (found.severity, found.evidence["fault"]) == ("warning", "evaluates its initial values")
 
 
 class Checkpointed(nn.Module):
