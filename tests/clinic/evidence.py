@@ -44,9 +44,12 @@ HALVES = """
 ## Two halves
 
 Each program belongs to a half by a hash of its name. Thresholds were chosen on the tuning half only; the check half
-is looked at once a round, and a program that was missed or accused there moves to the tuning half for good, with a
-new one in its place. The first 21 programs, which rules were written with, are in the tuning half too. Twins count
-as healthy programs.
+is looked at once a round. A program that was missed or accused there moves to the tuning half for good, and a new one
+is written in its place before the next look. The first 21 programs, which rules were written with, are in the tuning
+half too. Twins count as healthy programs.
+
+**Only a first look is out of sample.** What the table of the whole collection says, the rules were changed for: it
+shows that nothing is broken, no more.
 """
 
 RULES_INTRODUCTION = """
@@ -55,10 +58,10 @@ RULES_INTRODUCTION = """
 What each rule reads, at the worst layer and visit of a run: the middle of the runs and the worst of them. A rule
 looks at more than this one number (sizes of samples, time, other readings), so a healthy run beyond the threshold
 need not be accused. *Found*: of the programs whose planted fault this rule is meant to find, those in which it spoke
-at warning or above. *Accused*: healthy programs and twins in which it did.
+at warning or above. *Accused*: healthy programs and twins in which it did. Both are in sample.
 
-| rule | reads | limit | healthy: middle, worst | its sick: middle, worst | found, tuning | found, check | accused |
-|---|---|---|---|---|---|---|---|
+| rule | reads | limit | healthy: middle, worst | its sick: middle, worst | found | accused |
+|---|---|---|---|---|---|---|
 """
 
 SETTINGS_INTRODUCTION = """
@@ -114,16 +117,15 @@ def shares(title: str, totals: Totals) -> str:
 
 
 def halves(root: Path) -> str:
-    """The marks of both halves."""
-    return HALVES + "".join(
-        shares(f"The {half} half", Totals.of(judgements(root, [case for case in CASES if case.half == half])))
-        for half in ("tuning", "check")
+    """The first looks, then the marks of the whole collection."""
+    return (
+        HALVES + first_looks() + shares("The whole collection, in sample", Totals.of(judgements(root, CASES)))
     )
 
 
 def first_looks() -> str:
     """What was seen at each first look at the check half."""
-    text = "\n## First looks at the check half\n\n| round | right family | right layer first | accused | missed |\n"
+    text = "\n**First looks at the check half**\n\n| round | right family | right layer first | accused | missed |\n"
     text += "|---|---|---|---|---|\n"
     for number, each in enumerate(rounds(), 1):
         cells = [_share(Share(*each["shares"][name])) for name in _OF_A_ROUND]
@@ -151,8 +153,14 @@ def by_rule(root: Path) -> str:
         numbers = [
             _middle_and_worst(rule, [values[id(j)].get(rule.id) for j in group]) for group in (well, own)
         ]
-        found = [_found(rule, [j for j in own if j.case.half == half]) for half in ("tuning", "check")]
-        cells = (rule.id, f"`{rule.reads}`", f"{rule.threshold:g}", *numbers, *found, _share(accused))
+        cells = (
+            rule.id,
+            f"`{rule.reads}`",
+            f"{rule.threshold:g}",
+            *numbers,
+            _found(rule, own),
+            _share(accused),
+        )
         lines.append(f"| {' | '.join(cells)} |\n")
     return RULES_INTRODUCTION + "".join(lines)
 
@@ -234,7 +242,7 @@ def page(root: Path) -> str:
     sizes = [sum(p.numel() for p in case.build().model.parameters()) for case in CASES]
     counts = {"sick": len(SICK), "healthy": len(HEALTHY), "smallest": min(sizes), "largest": max(sizes)}
     kept = trials(root)
-    parts = (halves(root), first_looks(), by_rule(root), by_setting(root), by_advice(kept), families())
+    parts = (halves(root), by_rule(root), by_setting(root), by_advice(kept), families())
     return INTRODUCTION.format(**counts) + "".join(parts)
 
 
