@@ -451,3 +451,24 @@ def test_resolved_findings_come_last(synthetic_rules):
     for value in (3, 0, 0):
         found = watched.visit({("A", "fc"): value, ("B", "fc"): 1})
     assert [(f.rule, f.status) for f in found] == [("B", "active"), ("A", "resolved")]
+
+
+def test_one_visit_is_enough_for_what_is_conclusive(synthetic_rules: dict[str, Rule]) -> None:
+    sure = rule("A", judge=lambda view: Verdict(Severity.WARNING, 1.0, is_conclusive=view.value("x") > 5))
+    assert run(synthetic_rules, sure).series([1.0])[0] is None
+    (found,) = run(synthetic_rules, sure).series([9.0])
+    assert found is not None
+    assert found.status == "active"
+
+
+@pytest.mark.parametrize(("last", "severity"), [(0.9, "info"), (1.9, "warning")])
+def test_what_is_over_is_a_note_where_the_network_has_learned(
+    synthetic_rules: dict[str, Rule], last: float, severity: str
+) -> None:
+    """A loss of 2 at first: half of it is gone, or next to nothing."""
+    watched = run(synthetic_rules, rule("A"))
+    for step, value in enumerate([2.0, 2.0, 0.0, 0.0, 0.0]):
+        watched.history.add(step, {}, [Reading("run", "loss", None, step, 2.0 if step == 0 else last)])
+        findings = watched.visit({("A", "fc"): value}, step)
+        assert [f.severity for f in findings if f.is_active] in ([], ["warning"])
+    assert [(f.status, f.severity) for f in findings] == [("resolved", severity)]

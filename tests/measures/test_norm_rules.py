@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -242,3 +243,80 @@ def test_causes_name_their_consequences() -> None:
     assert {"ND402", "ND403"} <= set(RULES["ND401"].explains)
     assert {"ND401", "ND402", "ND403", "ND404"} <= set(RULES["ND405"].explains)
     assert "ND401" in RULES["ND407"].explains
+
+
+@pytest.mark.parametrize(
+    ("momentum", "tracked", "step", "expected"),
+    [
+        (0.01, 100, 100, "info"),  # 37% of the start is left, and less each step
+        (0.01, 60, 60, "critical"),  # more than half is left
+        (0.0001, 250, 250, "critical"),
+        (0.01, 100, 400, "critical"),  # set back on the way
+        (0.1, 100, 100, "critical"),  # nothing is left: it is not the warm-up
+    ],
+)
+def test_an_average_on_its_way_is_a_note(momentum: float, tracked: int, step: int, expected: str) -> None:
+    reading = replace(distance(0.2, momentum=momentum, tracked=tracked), step=step)
+    assert severity(judge("ND401", [[reading]])) == expected
+
+
+def counted(counts: Sequence[float], mismatch: float) -> list[list[Reading]]:
+    facts: Facts = {
+        "training": True,
+        "trained_at_first_visit": True,
+        "trainable": True,
+        "input_trainable": True,
+    }
+    facts |= {"momentum": 0.1, "untouched": False, "moved": 0.1, "still": False}
+    shown: Facts = {"mismatch": mismatch}
+    return [
+        [
+            of("batches_tracked", value, 60 + step, detail=facts | {"tracked": value}),
+            of("train_eval_gap", 0.5, 60 + step, None, detail=shown),
+        ]
+        for step, value in enumerate(counts)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("counts", "mismatch", "expected"),
+    [
+        ([60, 61, 62], 0.8, None),
+        ([60, 5, 6], 0.8, "warning"),
+        ([60, 5, 6], 0.1, "info"),
+        ([60, 5, 6, 7, 8, 9, 10, 11, 12, 13], 0.8, None),
+    ],
+    ids=["counts on", "set back", "harmless", "long ago"],
+)
+def test_statistics_that_are_set_back(counts: Sequence[float], mismatch: float, expected: str | None) -> None:
+    assert severity(judge("ND407", counted(counts, mismatch))) == expected
+
+
+@pytest.mark.parametrize(("updates", "expected"), [(1.0, "warning"), (None, None)], ids=["called", "a copy"])
+def test_a_frozen_copy_that_training_does_not_call(updates: float | None, expected: str | None) -> None:
+    facts: Facts = {
+        "training": True,
+        "trained_at_first_visit": True,
+        "trainable": False,
+        "input_trainable": False,
+    }
+    facts |= {"momentum": 0.1, "tracked": 9, "untouched": False, "moved": 0.3, "still": False}
+    if updates is not None:
+        facts["updates_per_batch"] = updates
+    assert severity(judge("ND407", [[of("batches_tracked", 9.0, detail=facts)]])) == expected
+
+
+@pytest.mark.parametrize(
+    ("mismatch", "step", "expected"), [(0.7, 61, "warning"), (0.1, 61, "info"), (0.7, 31, "info")]
+)
+def test_batches_of_unlike_inputs_count_where_evaluation_is_wrong(
+    mismatch: float, step: int, expected: str
+) -> None:
+    shown: Facts = {"mismatch": mismatch}
+    readings = [
+        of("batches_compared", 40, 100, None, detail={"layers": "norm", "worst_z2": 900.0}),
+        of("label_dispersion", 0.9, 100, None, detail={"classes_in_a_batch": 10.0, "freedom": 300}),
+        Reading("norm_drift", "input_icc", None, 100, 0.8, detail={"z": 900.0, "batch_size": 64.0}),
+    ]
+    visits = [[of("train_eval_gap", 0.1, step, None, detail=shown)], readings]
+    assert severity(judge("ND405", visits, None)) == expected
