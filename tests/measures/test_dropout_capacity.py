@@ -330,3 +330,10 @@ def test_labels_are_not_needed() -> None:
     watched = train(model, data, adam(model), squared)
     assert watched.reading("effective_dof", "2").value > 1
     assert warnings_of(watched) == []
+
+
+@pytest.mark.parametrize(("p", "speaks"), [(0.9, True), (0.3, False)])
+def test_dropout_inside_a_recurrent_layer_is_judged_by_the_units_kept(p: float, speaks: bool) -> None:
+    watched = run(partial(Recurrent, p), 20)
+    assert watched.reading("kept_units", "lstm").value == pytest.approx(16 * (1 - p))
+    assert ("ND501" in watched.findings()) == speaks

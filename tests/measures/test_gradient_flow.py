@@ -12,7 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nndiag
+from nndiag.diagnosis import diagnose
 from nndiag.findings import Finding
+from nndiag.layers import LayerInfo
+from nndiag.snapshot import Key, Snapshot
+from nndiag.statistics import TimeReach
 
 from .loops import related, session, train, warnings_of
 from .networks import stack
@@ -458,3 +462,69 @@ def test_a_bias_before_a_norm_is_not_silent_or_faded() -> None:
     watched = run(normed, 42, partial(torch.optim.Adam, lr=3e-3))
     assert watched.reading("saliency_ratio", None).value > 1e-3
     assert not {"ND601", "ND605"} & set(watched.findings())
+
+
+class Taught(nn.Module):
+    """A student, and a teacher that runs along without learning."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.student, self.teacher = stack(nn.ReLU), stack(nn.ReLU)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.student(x) + self.teacher(x).detach()
+
+
+@pytest.mark.parametrize("is_held", [True, False], ids=["held", "left out"])
+def test_a_teacher_outside_the_optimizer_is_no_warning(is_held: bool) -> None:
+    def optimize(parameters: Iterator[nn.Parameter]) -> torch.optim.Optimizer:
+        every = list(parameters)
+        return torch.optim.SGD(every if is_held else every[: len(every) // 2], lr=0.1)
+
+    finding = run(Taught, 22, optimize).findings()["ND605"]
+    assert finding.severity == ("warning" if is_held else "info")
+    assert all(layer.startswith("teacher") for layer in finding.layers)
+
+
+def test_gradients_of_a_closure_are_not_taken_for_none() -> None:
+    torch.manual_seed(0)
+    model = stack(nn.ReLU)
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=2)
+    with nndiag.Monitor(model, optimizer=optimizer, console=False, max_overhead=None) as monitor:
+        for batch in batches(22):
+
+            def closure(batch: Batch = batch) -> Tensor:
+                optimizer.zero_grad()
+                loss = classify(model, batch)
+                loss.backward()
+                return loss
+
+            monitor.step(optimizer.step(closure))
+    assert "ND605" not in {finding.rule for finding in monitor.report.findings}
+    assert not [r for r in monitor.report.readings if r.name == "silent_share"]
+
+
+def reach(step: int, ratio: float, loss: float) -> Snapshot:
+    """A visit of a recurrent layer whose last output depends on the first quarter by so much."""
+    gradient = torch.ones(2, 16, 1)
+    gradient[:, :4] = ratio
+    info = LayerInfo("rnn", "LSTM", "recurrent", 0, units=4)
+    key = Key("rnn", "input", "probe", "time_reach")
+    return Snapshot(step, "live", {"rnn": info}, {key: TimeReach.of(gradient).cpu()}, facts={"loss": loss})
+
+
+@pytest.mark.parametrize(
+    ("ratio", "last", "step", "severity"),
+    [
+        (1e-5, 2.0, 100, "warning"),
+        (1e-5, 0.5, 100, "info"),  # short memory is enough
+        (1e-5, 2.0, 40, None),
+        (1e-2, 2.0, 100, None),
+    ],
+)
+def test_gradients_that_fade_over_time(ratio: float, last: float, step: int, severity: str | None) -> None:
+    visits = [reach(0, ratio, 2.0), *(reach(step + i, ratio, last) for i in range(4))]
+    found = [f for f in diagnose(visits).findings if f.rule == "ND601"]
+    assert [(f.severity, f.layers) for f in found] == ([(severity, ("rnn",))] if severity else [])
+    if severity:
+        assert "16 time steps" in found[0].message
