@@ -74,7 +74,7 @@ def test_tracks_arrive_as_they_were() -> None:
     verdict = {"severity": "warning", "value": 0.9, "evidence": {"a": "nan"}, "places": ["fc2"]}
     row: dict[str, Any] = {"rule": "ND201", "layer": "fc1", "is_active": True, "streak_start": 3}
     row |= {"first_step": 3, "last_clean_step": 2, "clean_before": 2, "last_step": 8, "recent": [0, 1, 1]}
-    row["verdict"] = {**verdict, "is_harmless": False}
+    row["verdict"] = {**verdict, "is_harmless": False, "is_conclusive": False}
     ledger = Ledger(Selection())
     ledger.take(sent(Memory(8, tracks=[row])).tracks)
     assert ledger.rows() == [row]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import operator
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -108,7 +109,7 @@ class DiagnosticsMonitor(_Callback):
         self._report = Report.empty()
         self._wrapped: tuple[nn.Module, Any] | None = None
         self._has_backward = False
-        self._place: int | None = None
+        self._key = f"{type(self).__name__} {id(self)}"
         self._saved: dict[str, Any] = {}
         self._resumed: dict[str, Any] = {}
 
@@ -124,12 +125,15 @@ class DiagnosticsMonitor(_Callback):
         """A copy or another process gets the options and the report, never the run."""
         return self.__dict__ | {"_session": None, "_wrapped": None}
 
-    @property
-    def state_key(self) -> str:
-        """Under which a checkpoint holds the state: no two monitors of a Trainer share one, also equal ones."""
-        if self._place is None:
-            return f"{type(self).__name__} {id(self)}"
-        return f"{type(self).__name__}.{self._place}" if self._place else type(self).__name__
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy goes by a name of its own."""
+        self.__dict__ |= state | {"_key": f"{type(self).__name__} {id(self)}"}
+
+    # Read by code in C: Lightning asks for it where nothing of ours could be guarded.
+    state_key = property(
+        operator.attrgetter("_key"),
+        doc="Under which a checkpoint holds the state: no two monitors of a Trainer share one, also equal ones.",
+    )
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run should know: plain types and one tensor, less than 64 kB."""
@@ -145,7 +149,9 @@ class DiagnosticsMonitor(_Callback):
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Learns which of the Trainer's monitors this is; a run without a checkpoint resumes nothing."""
         monitors = [each for each in trainer.callbacks if isinstance(each, DiagnosticsMonitor)]
-        self._place = next((place for place, each in enumerate(monitors) if each is self), None)
+        place = next((place for place, each in enumerate(monitors) if each is self), None)
+        if place is not None:
+            self._key = f"{type(self).__name__}.{place}" if place else type(self).__name__
         self._resumed = {}
 
     @guarded("the monitor", lets_out=(ConfigurationError,))

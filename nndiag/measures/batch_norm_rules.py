@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import statistics
-from collections.abc import Mapping
 
 from nndiag.findings import Reading, Scalar, Severity
-from nndiag.measures import stored_norms
+from nndiag.measures.batch_norm_settings import SETTING, STALE, is_mistaken
 from nndiag.rules import Advice, Case, Rule, Verdict, View
 
 _NAME = "norm_drift"
 
-STALE, WORTHLESS = 0.02, 0.05
-"""PreciseBN distances of a warning and of a critical finding."""
+WORTHLESS = 0.05
+"""PreciseBN distance of a critical finding."""
 
 SMALL = 0.005
 """Squared Hellinger distance of batches to running statistics that matters: a shift by 0.2 standard deviations."""
@@ -25,12 +23,6 @@ NOISE = 0.2
 """Share of the outputs' variance that batches decide; 0.04 at 32 values a statistic, 0.25 to 0.5 at 2 to 4."""
 
 FEW_VALUES = 16.0
-
-MISTAKEN = 0.3
-"""Share of predictions that training and evaluation mode may disagree about."""
-
-SETTLED = 60
-"""Steps from which what a gap shows is no longer that of a network that has just begun."""
 
 _MIN_VISITS = 4
 _CLEAR_ICC, _LARGE_ICC, _CLEAR_Z = 0.05, 0.15, 4.0
@@ -229,17 +221,8 @@ def _judge_likeness(view: View) -> Verdict | None:
     z2 = float(compared.detail["worst_z2"] or 0)
     grave = icc.value > _LARGE_ICC and bool(layers) and z2 > _CLEAR_Z
     if labels is not None:
-        grave = grave and _is_mistaken(view)
+        grave = grave and is_mistaken(view)
     return Verdict(Severity.WARNING if grave else Severity.INFO, None, evidence | {"worst_z2": round(z2, 3)})
-
-
-def _is_mistaken(view: View) -> bool:
-    """Whether predictions in evaluation mode are others than with the statistics of a batch."""
-    gap = view.of(None).series("train_eval_gap")
-    mismatch = gap.last.detail.get("mismatch") if gap else None
-    return (
-        gap is not None and gap.last.step >= SETTLED and isinstance(mismatch, float) and mismatch > MISTAKEN
-    )
 
 
 def _likeness(icc: Reading | None, labels: Reading | None) -> dict[str, Scalar]:
@@ -273,99 +256,6 @@ def _advise_likeness(case: Case) -> Advice:
         " that is drawn once a batch raises the inputs' correlation and need not be harmful: let validation decide."
         " Replacing the normalization does not cure it. It worked when `nndiag/norm_drift/label_dispersion` is near 1"
         " and `nndiag/norm_drift/input_icc` below 0.05.",
-    )
-
-
-def _judge_setting(view: View) -> Verdict | None:
-    """ND407: how batch normalization is set, and what its buffers did."""
-    reading = view.now("batches_tracked")
-    if reading is None:
-        return None
-    fault = _fault(reading.detail) or ("set back" if _is_set_back(view) else None)
-    if fault is None:
-        return None
-    moved = float(reading.detail.get("moved") or 0)
-    grave = fault in ("momentum 0", "never updated", "evaluates its initial values", *stored_norms.GRAVE) or (
-        fault in ("moves while frozen", "unfrozen") and moved > STALE
-    )
-    grave = grave or (fault == "set back" and _is_mistaken(view))
-    severity = Severity.WARNING if grave else Severity.INFO
-    told = {"tracked": reading.detail["tracked"]} if "stored" in reading.detail else dict(reading.detail)
-    return Verdict(severity, None, told | {"fault": fault})
-
-
-def _is_set_back(view: View) -> bool:
-    """Whether the count of batches has gone down between two visits."""
-    series = view.series("batches_tracked")
-    counts = [reading.value for reading in series.recent] if series else []
-    return any(after < before for before, after in itertools.pairwise(counts))
-
-
-def _fault(d: Mapping[str, Scalar]) -> str | None:
-    if "stored" in d:
-        return str(d["stored"]) or None
-    if not d["training"]:
-        # Never fed and not going to be: it normalizes nothing. Frozen and fed before: as it should be.
-        return "evaluates its initial values" if d["untouched"] and d["trainable"] else None
-    if d["momentum"] == 0:
-        return "momentum 0"
-    if d["still"]:
-        return "never updated"
-    if not d["trained_at_first_visit"] and not (d["trainable"] and d["input_trainable"]):
-        return "unfrozen"
-    updates = d.get("updates_per_batch")
-    if d["trainable"] is False and d["input_trainable"] is False:
-        return (
-            "moves while frozen" if updates is not None else None
-        )  # an average of weights runs in evaluation only
-    return "updated twice" if isinstance(updates, float) and updates > 1.9 else None
-
-
-_FAULTS: Mapping[str, tuple[str, str]] = {
-    **stored_norms.FAULTS,
-    "set back": (
-        "has its running statistics set back while training goes on: what evaluation uses is never more than the last"
-        " few batches remember",
-        "Call reset_running_stats() once, before statistics are computed anew over the training set, not each epoch.",
-    ),
-    "momentum 0": (
-        "has momentum 0: its running statistics never change, while training uses those of each batch",
-        "Set momentum to 0.1, or put the layer in eval mode if its statistics are meant to be frozen.",
-    ),
-    "never updated": (
-        "trains with batch statistics, but its running statistics do not move",
-        "Let the training forward pass reach the layer's own buffers (functional_call with copied buffers, or an"
-        " update that is undone, do not).",
-    ),
-    "moves while frozen": (
-        "has frozen gains behind frozen weights, but is in training mode: it normalizes by batches and overwrites the"
-        " statistics it was trained with",
-        "Call .eval() on the frozen part after every model.train(); requires_grad_(False) does not freeze buffers.",
-    ),
-    "unfrozen": (
-        "was in eval mode at the first visit and is now in training mode: a .train() call has unfrozen it",
-        "Override train() of the model so that frozen normalization layers stay in eval mode.",
-    ),
-    "updated twice": (
-        "updates its running statistics more than once a batch (activation checkpointing runs it again, or a second"
-        " forward pass does)",
-        "Take the layer out of the checkpointed part, or use the square root rule: momentum 1 - sqrt(1 - a).",
-    ),
-    "evaluates its initial values": (
-        "is in eval mode while training and still holds its initial statistics (0, 1): it normalizes nothing",
-        "Call model.train() before training, or load the statistics that it should hold.",
-    ),
-}
-
-
-def _advise_setting(case: Case) -> Advice:
-    e = case.leading.evidence
-    seen, change = _FAULTS[str(e["fault"])]
-    moved = e.get("moved")
-    far = f" Since the first visit they moved by {moved} (squared Hellinger)." if moved else ""
-    return Advice(
-        f"{case.where} {seen}.{far}",
-        f"{change} It worked when the finding is gone and `nndiag/norm_drift/running_distance` is below 0.005.",
     )
 
 
@@ -424,15 +314,5 @@ RULES = (
         is_of_run=True,
         explains=("ND101", "ND102", "ND401", "ND402", "ND403", "ND404", "ND407", "ND409", "ND603"),
     ),
-    Rule(
-        id="ND407",
-        name="bn-misconfigured",
-        measure=_NAME,
-        summary="momentum 0, never updated, updated twice a batch, or frozen and yet moving",
-        reads="batches_tracked",
-        judge=_judge_setting,
-        advise=_advise_setting,
-        threshold=0.0,
-        explains=("ND401", "ND402", "ND403"),
-    ),
+    SETTING,
 )

@@ -191,7 +191,7 @@ def _others(case: Case) -> str:
     return f" Over the limit, too: {', '.join(rest[:4])}{more}."
 
 
-ENOUGH_ALIVE = 0.9
+ENOUGH_ALIVE = 0.8
 """Share of dead units up to which a network that learns has enough others."""
 
 
