@@ -50,6 +50,12 @@ class FailOn(StrEnum):
     NEVER = "never"
 
 
+Output = Annotated[Path | None, typer.Option(help="Write to this file instead of the terminal.")]
+FailFrom = Annotated[FailOn, typer.Option(help="Severity from which the exit status is 1.")]
+Select = Annotated[list[str] | None, typer.Option(help="Rule id or prefix to judge; repeatable.")]
+Ignore = Annotated[list[str] | None, typer.Option(help="Rule id or prefix not to judge; repeatable.")]
+
+
 def _say_version(is_asked: bool) -> None:
     if is_asked:
         import nndiag
@@ -83,14 +89,10 @@ def demo(
 def check(
     paths: Annotated[list[Path], typer.Argument(help="Checkpoints of one run, or folders of them.")],
     format_: Annotated[Format, typer.Option("--format")] = Format.TEXT,
-    output: Annotated[Path | None, typer.Option(help="Write to this file instead of the terminal.")] = None,
-    fail_on: Annotated[
-        FailOn, typer.Option(help="Severity from which the exit status is 1.")
-    ] = FailOn.CRITICAL,
-    select: Annotated[list[str] | None, typer.Option(help="Rule id or prefix to judge; repeatable.")] = None,
-    ignore: Annotated[
-        list[str] | None, typer.Option(help="Rule id or prefix not to judge; repeatable.")
-    ] = None,
+    output: Output = None,
+    fail_on: FailFrom = FailOn.CRITICAL,
+    select: Select = None,
+    ignore: Ignore = None,
     log_dir: Annotated[Path | None, typer.Option(help="Write event files for TensorBoard here.")] = None,
     model: Annotated[
         str | None, typer.Option(metavar="PKG.MOD:FACTORY", help="Builds the model; runs your code.")
@@ -126,7 +128,7 @@ def compare(
     first: Annotated[Path, typer.Argument(help="A checkpoint, or the directory of a recorded run.")],
     second: Annotated[Path, typer.Argument(help="Another one of the same kind.")],
     format_: Annotated[Format, typer.Option("--format")] = Format.TEXT,
-    output: Annotated[Path | None, typer.Option(help="Write to this file instead of the terminal.")] = None,
+    output: Output = None,
     fail_on: Annotated[
         FailOn, typer.Option(help="Severity of a finding that appeared from which the exit status is 1.")
     ] = FailOn.CRITICAL,
@@ -146,14 +148,10 @@ def compare(
 def report(
     run_dir: Annotated[Path, typer.Argument(help="The directory of a run that nndiag watched.")],
     format_: Annotated[Format, typer.Option("--format")] = Format.TEXT,
-    output: Annotated[Path | None, typer.Option(help="Write to this file instead of the terminal.")] = None,
-    fail_on: Annotated[
-        FailOn, typer.Option(help="Severity from which the exit status is 1.")
-    ] = FailOn.CRITICAL,
-    select: Annotated[list[str] | None, typer.Option(help="Rule id or prefix to judge; repeatable.")] = None,
-    ignore: Annotated[
-        list[str] | None, typer.Option(help="Rule id or prefix not to judge; repeatable.")
-    ] = None,
+    output: Output = None,
+    fail_on: FailFrom = FailOn.CRITICAL,
+    select: Select = None,
+    ignore: Ignore = None,
 ) -> None:
     """Rebuild the report of a recorded run with today's rules."""
     from nndiag.options import Selection

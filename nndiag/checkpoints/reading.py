@@ -111,7 +111,7 @@ def read_series(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-        return _ordered(_results(waiting))
+        return ordered(_results(waiting))
 
 
 def _alone(path: Path) -> Path:
@@ -129,7 +129,8 @@ def _results(futures: Iterable[Future[Snapshot]]) -> list[Snapshot]:
     return [future.result() for future in futures]
 
 
-def _ordered(snapshots: Sequence[Snapshot]) -> tuple[Snapshot, ...]:
+def ordered(snapshots: Sequence[Snapshot]) -> tuple[Snapshot, ...]:
+    """In the order of their steps, one a step; where one does not say its step, numbered as given."""
     if len(snapshots) > 1 and any(s.facts.get("step_from") == "unknown" for s in snapshots):
         note = "not every checkpoint says its step: they are numbered in the order they were given"
         return tuple(replace(s, step=n, notes=(*s.notes, note)) for n, s in enumerate(snapshots))

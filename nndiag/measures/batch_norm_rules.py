@@ -35,10 +35,7 @@ def _are_alike(view: View) -> bool:
 
 
 def _is_on_its_way(view: View, reading: Reading | None) -> bool:
-    """Whether less than half of the initial statistics is left, of an average that was never set back.
-
-    It needs ln(0.01) / ln(1 - momentum) batches in all, and then nothing of them is.
-    """
+    """Whether an average that was never set back has forgotten more than half of its start, and not yet 99%."""
     if reading is None or reading.detail.get("tracked") is None:
         return False
     momentum, tracked = float(reading.detail["momentum"] or 0), float(reading.detail["tracked"] or 0)

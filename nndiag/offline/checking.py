@@ -105,7 +105,7 @@ def _observed(
         found.append(subject.observe(snapshot, place, needs, selection.keeps_layer))
         if progress is not None:
             progress(done, len(places), place)
-    return reading._ordered(found)
+    return reading.ordered(found)
 
 
 def judge(
