@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ..case import Program, accuracy, healthy, one_update
 from ..data import CLASSES, Batch, Split, digits, shuffled, text
 from .healthy_traps import next_letter
-from .networks import Convolutional
+from .networks import Convolutional, pretrained
 from .norm_networks import Normed, ResNet, UNet, four_groups
 from .sick_dropout import rebuilding_error, share_rebuilt
 from .sick_statistics import (
@@ -21,7 +21,6 @@ from .sick_statistics import (
     in_order,
     joined,
     recoloured,
-    trained_before,
     with_adam,
 )
 
@@ -116,7 +115,7 @@ def sorted_without_batch_norm() -> Program:
 def frozen_statistics() -> Program:
     """A pretrained net is fine-tuned on like images at a small rate, BatchNorm in eval mode throughout."""
     train, test = digits(image=True)
-    model = Frozen(trained_before(ResNet(width=8), train, 150), is_frozen=True)
+    model = Frozen(pretrained(ResNet(width=8), train, 150), is_frozen=True)
     optimizer = torch.optim.SGD(model.parameters(), 2e-4, momentum=0.9)
     return Program(model, shuffled(train, 150, size=8), test, optimizer)
 
@@ -125,7 +124,7 @@ def frozen_statistics() -> Program:
 def adapting_statistics() -> Program:
     """New images are inverted, but the running statistics follow them within some steps."""
     old = digits(image=True)
-    model = trained_before(ResNet(width=8), old[0], 80)
+    model = pretrained(ResNet(width=8), old[0], 80)
     train, test = recoloured(old, -1.0, 0.5)
     return with_adam(model, shuffled(train, 150), test, lr=2e-3)
 

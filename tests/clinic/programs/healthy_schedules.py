@@ -12,8 +12,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 
 from ..case import Program, accuracy, healthy, r_squared
 from ..data import Batch, Split, digits, rows, shuffled, table, text
-from .healthy_traps import pretrained
-from .networks import Convolutional, Perceptron, Transformer
+from .networks import Convolutional, Perceptron, Transformer, pretrained
 from .sequence_networks import Encoder, LanguageModel, next_letter
 from .sick_depth import clipped_update
 from .sick_rates import Tabular, squared_error

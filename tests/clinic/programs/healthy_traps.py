@@ -11,17 +11,7 @@ from torch.nn import functional as F
 
 from ..case import Program, accuracy, cross_entropy, healthy
 from ..data import Batch, Split, digits, pixels, rescaled, shuffled, text
-from .networks import Adapted, Convolutional, Perceptron, Probed, SparseCode, Transformer
-
-
-def pretrained(model: nn.Module, data: Split, steps: int) -> nn.Module:
-    """The same model after a training that nobody watches."""
-    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
-    for batch in shuffled(data, steps, seed=11):
-        optimizer.zero_grad()
-        cross_entropy(model, batch).backward()
-        optimizer.step()
-    return model
+from .networks import Adapted, Convolutional, Perceptron, Probed, SparseCode, Transformer, pretrained
 
 
 def trained_by_adam(model: nn.Module, *, steps: int, lr: float = 3e-3) -> Program:

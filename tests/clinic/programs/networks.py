@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..case import cross_entropy
+from ..data import Split, shuffled
+
 
 class Perceptron(nn.Module):
     """64-64-32-10, ReLU as a function."""
@@ -138,3 +141,13 @@ class Transformer(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.head(self.norm(x))
+
+
+def pretrained(model: nn.Module, data: Split, steps: int) -> nn.Module:
+    """The same model after a training that nobody watches."""
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    for batch in shuffled(data, steps, seed=11):
+        optimizer.zero_grad()
+        cross_entropy(model, batch).backward()
+        optimizer.step()
+    return model

@@ -11,7 +11,8 @@ from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 from ..case import Program, Proof, r_squared, sick
 from ..data import Batch, Split, cipher, digits, pictures, ratings, shuffled, text
-from .healthy_traps import next_letter, pretrained
+from .healthy_traps import next_letter
+from .networks import pretrained
 from .sequence_networks import LanguageModel
 from .unit_networks import Autoencoder, PoolingAttention, Reader, Vgg, vgg_names
 

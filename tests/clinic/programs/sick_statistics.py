@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..case import Program, Proof, cross_entropy, one_update, r_squared, sick
+from ..case import Program, Proof, one_update, r_squared, sick
 from ..data import Batch, Split, digits, pixels, rescaled, shuffled, table
+from .networks import pretrained
 from .norm_networks import Normed, ResNet, UNet
 from .sick_dropout import rebuilding_error, share_rebuilt, squared_error
 
@@ -64,16 +65,6 @@ def momentum_of_another_library(is_faulty: bool) -> Program:
     return with_adam(model, shuffled(train, 300, size=8), test, lr=1e-3)
 
 
-def trained_before(model: nn.Module, data: Split, steps: int) -> nn.Module:
-    """The same model after a training that nobody watches."""
-    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
-    for batch in shuffled(data, steps, seed=11):
-        optimizer.zero_grad()
-        cross_entropy(model, batch).backward()
-        optimizer.step()
-    return model
-
-
 def norms_of(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
     """All BatchNorm modules."""
     return [part for part in model.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
@@ -98,7 +89,7 @@ def old_statistics(is_faulty: bool) -> Program:
     """Momentum 0 was to freeze the BatchNorm of a pretrained net, but it trains on statistics of new data."""
     old = digits(image=True)
     train, test = recoloured(old, -0.6, 1.5)
-    model = trained_before(ResNet(width=8), old[0], 80)
+    model = pretrained(ResNet(width=8), old[0], 80)
     for norm in norms_of(model):
         norm.momentum = 0.0 if is_faulty else 0.1
     return with_adam(model, shuffled(train, 120), test)
@@ -134,7 +125,7 @@ def frozen_on_other_data(is_faulty: bool) -> Program:
     """BatchNorm in eval mode keeps statistics of images white on black; the new ones are black on white."""
     old = digits(image=True)
     train, test = recoloured(old, -1.0, 2.0)
-    model = Frozen(trained_before(ResNet(width=8), old[0], 80), is_frozen=is_faulty)
+    model = Frozen(pretrained(ResNet(width=8), old[0], 80), is_frozen=is_faulty)
     optimizer = torch.optim.SGD(model.parameters(), 0.02, momentum=0.9)
     return Program(model, shuffled(train, 120), test, optimizer)
 

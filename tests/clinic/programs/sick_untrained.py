@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ..case import Program, Proof, one_update, sick
 from ..data import Batch, digits, rows, shuffled
-from .healthy_traps import pretrained
+from .networks import pretrained
 from .sick_rates import Autoencoder, reconstructed, reconstruction
 
 
