@@ -296,6 +296,7 @@ MEASURE = Measure(
             judge=_judge_fast,
             advise=_advise_fast,
             threshold=0.005,
+            acts_by_updates=True,
             is_of_run=True,
             explains=(
                 *("ND102", "ND201", "ND202", "ND203", "ND311", "ND602", "ND603", "ND604"),
@@ -311,6 +312,7 @@ MEASURE = Measure(
             judge=_judge_jump,
             advise=_advise_jump,
             threshold=0.02,
+            acts_by_updates=True,
             explains=("ND201", "ND202"),
         ),
     ),

@@ -17,6 +17,9 @@ STALE = 0.02
 MISTAKEN = 0.3
 """Share of predictions that training and evaluation mode may disagree about."""
 
+NEWEST = 0.9
+"""Momentum from which running statistics are those of the newest batch: others call it 0.1."""
+
 SETTLED = 60
 """Steps from which what a gap shows is no longer that of a network that has just begun."""
 
@@ -42,7 +45,7 @@ def _judge_setting(view: View) -> Verdict | None:
     grave = fault in ("momentum 0", "never updated", "evaluates its initial values", *stored_norms.GRAVE) or (
         fault in ("moves while frozen", "unfrozen") and moved > STALE
     )
-    grave = grave or (fault == "set back" and is_mistaken(view))
+    grave = grave or (fault in ("set back", "newest only") and is_mistaken(view))
     severity = Severity.WARNING if grave else Severity.INFO
     told = {"tracked": reading.detail["tracked"]} if "stored" in reading.detail else dict(reading.detail)
     return Verdict(severity, None, told | {"fault": fault})
@@ -65,6 +68,8 @@ def _fault(d: Mapping[str, Scalar]) -> str | None:
         return "momentum 0"
     if d["still"]:
         return "never updated"
+    if d["momentum"] is not None and float(d["momentum"]) >= NEWEST:
+        return "newest only"
     if not d["trained_at_first_visit"] and not (d["trainable"] and d["input_trainable"]):
         return "unfrozen"
     updates = d.get("updates_per_batch")
@@ -85,6 +90,11 @@ _FAULTS: Mapping[str, tuple[str, str]] = {
     "momentum 0": (
         "has momentum 0: its running statistics never change, while training uses those of each batch",
         "Set momentum to 0.1, or put the layer in eval mode if its statistics are meant to be frozen.",
+    ),
+    "newest only": (
+        "keeps the statistics of the newest batch only: here momentum is the weight of the new batch, in other"
+        " libraries that of the old average",
+        "Set momentum to 1 minus what it is (0.1 is usual).",
     ),
     "never updated": (
         "trains with batch statistics, but its running statistics do not move",
@@ -132,5 +142,5 @@ SETTING = Rule(
     judge=_judge_setting,
     advise=_advise_setting,
     threshold=0.0,
-    explains=("ND401", "ND402", "ND403"),
+    explains=("ND401", "ND402", "ND403", "ND404"),
 )

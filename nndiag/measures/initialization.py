@@ -48,6 +48,9 @@ def read(visit: Visit) -> Iterator[Reading | CoverageEntry]:
     if visit.is_first and (now.source == "live" or _is_start(now)):
         for info in layers:
             yield from _read_law(now, info)
+        for info in now.layers.values():
+            if info.role == "recurrent":
+                yield from _read_recurrent_law(now, info)
     flows = [(info, m) for info in layers if (m := _moments(now, info, "grad_output")) is not None]
     yield from _read_gradients(visit, flows)
     yield from _read_signal(now, layers)
@@ -85,28 +88,45 @@ def _read_law(now: Snapshot, info: LayerInfo) -> Iterator[Reading]:
     if not isinstance(law, WeightLaw):
         yield from _read_scale(now, info, info.fan_in)
         return
-    distances = {name: float(getattr(law, name)) for name in ("uniform", "normal", "truncated")}
     std = float(law.std)
-    if law.is_constant:
-        laws = ["constant"]
-    elif law.is_orthogonal:
-        laws = ["orthogonal"]
-    else:
-        laws = fitting_laws(std, int(law.entries), distances, int(law.sampled), info.fan_in, info.fan_out)
     detail: dict[str, Scalar] = {
-        "laws": "; ".join(laws) or UNKNOWN_LAW,
+        "laws": _laws(law, info.fan_in, info.fan_out),
         "critical_gain": critical_gain(info.activation),
         "std": round(std, 6),
         "applies": not info.before_norm and not info.is_output,
         "is_zero": std == 0.0,
         "fan_in": info.fan_in,
         "activation": info.activation,
+        "as_drawn": law.is_within(1 / math.sqrt(info.fan_in)),
     }
     error = 2 / math.sqrt(2 * int(law.entries))
     gain = info.fan_in * std * std
     yield Reading(
         _NAME, "weight_gain", info.name, now.step, gain, gain * error, int(law.entries), None, detail
     )
+
+
+def _laws(law: WeightLaw, fan_in: int, fan_out: int) -> str:
+    """The known laws that a weight may come from."""
+    if law.is_constant or law.is_orthogonal:
+        return "constant" if law.is_constant else "orthogonal"
+    distances = {name: float(getattr(law, name)) for name in ("uniform", "normal", "truncated")}
+    found = fitting_laws(float(law.std), int(law.entries), distances, int(law.sampled), fan_in, fan_out)
+    return "; ".join(found) or UNKNOWN_LAW
+
+
+def _read_recurrent_law(now: Snapshot, info: LayerInfo) -> Iterator[Reading]:
+    """Of a recurrent matrix: H Var(W), and its law; all gates together."""
+    law = now.get(info.name, "weight", "weights", "law")
+    if isinstance(law, WeightLaw) and info.units:
+        gain, count = info.units * float(law.std) ** 2, int(law.entries)
+        detail: dict[str, Scalar] = {
+            "laws": _laws(law, info.units, info.units),
+            "std": round(float(law.std), 6),
+        }
+        detail["as_drawn"] = law.is_within(1 / math.sqrt(info.units))
+        error = gain * 2 / math.sqrt(2 * count)
+        yield Reading(_NAME, "recurrent_gain", info.name, now.step, gain, error, count, None, detail)
 
 
 def _read_scale(now: Snapshot, info: LayerInfo, fan_in: int) -> Iterator[Reading]:
@@ -328,7 +348,7 @@ _RULES = (
         threshold=1e-3,
         persistence="at once",
         is_of_run=True,
-        explains=("ND601", "ND313", "ND605"),
+        explains=("ND313", "ND601", "ND605"),
         lower_is_worse=True,
     ),
     Rule(

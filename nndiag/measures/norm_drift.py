@@ -101,6 +101,8 @@ def _read_norm(visit: Visit, info: LayerInfo) -> Iterator[Reading]:
         yield from _read_drift(visit, info, state, drift)
     if state is not None and state.uses_batches:
         yield from _read_distance(visit, info, state, drift)
+    elif state is not None:
+        yield from _read_frozen(visit.now, info, state)
     yield from _read_scales(visit.now, info)
     yield from _read_constant(visit.now, info)
     if visit.now.source == "checkpoint":
@@ -202,6 +204,21 @@ def _read_distance(
         detail |= _effect(drift) | {"batch_size": round(drift.batch_size, 2)}
     units = tuple(each.tolist())
     yield Reading(_NAME, "running_distance", info.name, now.step, value, floor, k, units, detail)
+
+
+def _read_frozen(now: Snapshot, info: LayerInfo, state: NormState) -> Iterator[Reading]:
+    """Of a layer in evaluation mode while training: the moments it holds against those of what it is given."""
+    moments = now.get(info.name, "input", "probe", "moments/batch")
+    if not isinstance(moments, Moments) or int(moments.k) < MIN_SAMPLES:
+        return
+    if moments.mean.shape == state.mean.shape:
+        each = state.distance(moments.mean, moments.variance)
+        facts: dict[str, Scalar] = {"typical": round(float(each.median()), 6), "frozen": True}
+        facts |= {"tracked": int(state.tracked), "channels": len(each), "momentum": float(state.momentum)}
+        count, units = int(moments.k), tuple(each.tolist())
+        yield Reading(
+            _NAME, "running_distance", info.name, now.step, float(each.mean()), None, count, units, facts
+        )
 
 
 def _age(visit: Visit, state: NormState) -> int:
