@@ -76,7 +76,8 @@ def _judge_frozen(view: View, reading: Reading) -> Verdict | None:
     if not min(reading.value, float(reading.detail["typical"] or 0)) > FOREIGN:
         return None
     e = dict(reading.detail) | {"distance": round(reading.value, 5), "samples": reading.n}
-    return Verdict(Severity.INFO if view.had_learned() else Severity.WARNING, reading.value, e)
+    severity = Severity.INFO if view.had_learned() else Severity.WARNING
+    return Verdict(severity, reading.value, e, is_conclusive=True)  # seldom looked at, and they do not change
 
 
 def _advise_running(case: Case) -> Advice:

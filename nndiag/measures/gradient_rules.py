@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 
@@ -156,13 +157,13 @@ def _rate(view: View) -> float:
 
 
 def _rate_before_jump(view: View) -> float | None:
-    """The last learning rate under which losses were finite, where it has risen tenfold and they are no more."""
+    """The learning rate before it rose tenfold from one visit to the next, where losses are not finite since."""
     rates, losses = view.run("lr"), view.run("loss")
     if rates is None or losses is None or math.isfinite(losses.last.value):
         return None
-    finite = {reading.step for reading in losses.recent if math.isfinite(reading.value)}
-    before = next((r.value for r in reversed(rates.recent) if r.step in finite), 0.0)
-    return before if 0 < JUMP * before <= rates.last.value else None
+    values = [reading.value for reading in rates.recent]
+    jumps = (b for b, a in itertools.pairwise(values) if 0 < JUMP * b <= a and a == rates.last.value)
+    return next(jumps, None)
 
 
 def _was_tiny(view: View) -> bool:
