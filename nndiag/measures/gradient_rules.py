@@ -24,6 +24,9 @@ SPIKE = 100.0
 JUMP = 10.0
 """A learning rate that is this many times what it was, when losses stop being finite, is the cause."""
 
+MOST = 100.0
+"""Times that a learning rate is advised to be lowered by at once: a step that large has made weights of its own."""
+
 WHOLE = 0.5
 """|dW| / |W| of one step above which little of the initial weights is left."""
 
@@ -262,7 +265,7 @@ def _advise_update(case: Case) -> Advice:
             "Raise the learning rate: about 1e-3 of a weight's norm a step is usual."
             " It worked when `nndiag/gradient_flow/update_ratio` is above 1e-5 and the loss falls.",
         )
-    factor = ratio / 1e-2
+    factor = min(ratio / 1e-2, MOST)
     what = (
         f"A step changed {case.where} by {ratio:.1f} times its norm: little of its initial weights is left."
         if ratio > WHOLE
@@ -270,7 +273,8 @@ def _advise_update(case: Case) -> Advice:
     )
     return Advice(
         what,
-        f"Lower the learning rate (now {e.get('lr')}) by about {factor:.0f} times, or add warm-up."
+        f"Lower the learning rate (now {e.get('lr')}) by about {factor:.0f} times, or add warm-up;"
+        " clip gradients (torch.nn.utils.clip_grad_norm_) where single batches do it."
         " It worked when `nndiag/gradient_flow/update_ratio` is below 0.1; about 0.001 is usual.",
     )
 

@@ -33,6 +33,9 @@ UNIT_SAMPLES = 512
 GATES = ("input gate", "output gate", "reset gate", "candidate")
 """What a recurrent layer decides anew at each step; forget and update gates say how long it keeps a state."""
 
+ONE_SIDED = 0.9
+"""Share of saturated entries in one tail that makes an offset of them, not a scale."""
+
 SHUT = 0.9
 """Share of a gate's entries in its tails, from the first visit on, that leaves it nothing to decide."""
 
@@ -216,6 +219,9 @@ def _advise_saturated(case: Case) -> Advice:
             f"{case.where} begins with gates that are open or shut for good: set its biases to 0 (that of the forget"
             " gate to 1), and check the scale of its weights and inputs."
         )
+    elif early and max(float(e[tail] or 0) for tail in ("lower_tail", "upper_tail")) > ONE_SIDED * share:
+        message += " It was so from the first visit on, and nearly all lie on one side."
+        change = f"Set the bias of {case.where} to zero, and center what it reads."
     elif early:
         message += " It was so from the first visit on: the weights start too large for this activation."
         change = (

@@ -60,15 +60,31 @@ def slower_for_shift(program: Program, finding: Finding) -> Program:
     return with_rate_divided(program, max(2.0, math.sqrt(shift / limit)))
 
 
-def slower_for_ratio(program: Program, finding: Finding) -> Program:
-    """ND603: a hundredth of a weight's norm a step, or a thousandth where it was too little."""
+def slower_for_ratio(program: Program, finding: Finding) -> Program | None:
+    """ND603: a hundredth of a weight's norm a step and no more than one of gradient, or a thousandth if too little.
+
+    A schedule that jumps is to be corrected by hand.
+    """
+    if "lr_before" in finding.evidence:
+        return None
     ratio = number(finding, "update_ratio", 1.0)
-    return with_rate_divided(program, ratio / (1e-2 if ratio > 1e-2 else 1e-3))
+    treated = with_rate_divided(program, min(100.0, ratio / (1e-2 if ratio > 1e-2 else 1e-3)))
+    return with_clipping(treated, 1.0) if ratio > 0.5 else treated
 
 
 def clipped(program: Program, finding: Finding) -> Program:
-    """ND602: clip at the usual norm and lower the rate."""
+    """ND602: clip at the usual norm, lower the rate, and let recurrent matrices begin orthogonal."""
+    for module in named(program, finding):
+        for name, parameter in module.named_parameters(recurse=False):
+            if name.startswith("weight_hh"):
+                for gate in parameter.data.split(parameter.shape[1]):
+                    nn.init.orthogonal_(gate)
     limit = max(number(finding, "median_gradient_norm", 1.0), 1e-3)
+    return with_rate_divided(with_clipping(program, limit), 3.0)
+
+
+def with_clipping(program: Program, limit: float) -> Program:
+    """The norm of the gradient is at most ``limit``."""
     for optimizer in optimizers(program):
         optimizer.register_step_pre_hook(
             lambda chosen, args, kwargs: (
@@ -76,7 +92,7 @@ def clipped(program: Program, finding: Finding) -> Program:
                 and None
             )
         )
-    return with_rate_divided(program, 3.0)
+    return program
 
 
 @torch.no_grad()
@@ -113,21 +129,44 @@ def rescaled(program: Program, finding: Finding, by: float) -> Program | None:
     return program if matrices else None
 
 
+@torch.no_grad()
 def shrunk(program: Program, finding: Finding) -> Program | None:
-    """ND201: divide by the size of the pre-activations where weights start too large, else a lower rate."""
-    if number(finding, "saturated_at_first_visit", 0.0) > 0.7:
+    """ND201: biases of zero for gates and offsets, smaller weights where these start too large, else slower."""
+    if number(finding, "saturated_at_first_visit", 0.0) <= 0.7:
+        return with_rate_divided(program, 3.0)
+    tails = [number(finding, name, 0.0) for name in ("lower_tail", "upper_tail")]
+    is_gate = str(finding.evidence["activation"]) in ("input gate", "output gate", "reset gate", "candidate")
+    if not is_gate and max(tails) <= 0.9 * number(finding, "saturated", 1.0):
         return rescaled(program, finding, 1 / max(1.0, number(finding, "preactivation_rms", 1.0)))
-    return with_rate_divided(program, 3.0)
+    for module in named(program, finding):
+        for name, parameter in module.named_parameters(recurse=False):
+            if "bias" in name:
+                parameter.zero_()
+    return program
 
 
-def scaled_to_gain(program: Program, finding: Finding) -> Program | None:
-    """ND311, ND312: scale each layer by the root of what it keeps of the gradient; no sigmoid in deep stacks."""
+@torch.no_grad()
+def drawn_to_scale(program: Program, finding: Finding) -> Program | None:
+    """ND311, ND312: weights that keep the gradient's scale; in stacks of sigmoids, ReLU for these."""
     if any(isinstance(module, nn.Sigmoid) for module in program.model.modules()):
         return opened(program, finding)
-    gain, layers = number(finding, "gradient_gain", 0.0), number(finding, "layers", 2.0)
-    if not 0 < gain < math.inf or gain == 1:
-        return redrawn(program, finding)
-    return rescaled(program, finding, gain ** (-0.5 / max(1.0, layers - 1)))
+    matrices = [
+        parameter
+        for module in named(program, finding)
+        for parameter in module.parameters(recurse=False)
+        if parameter.ndim > 1
+    ]
+    if finding.rule == "ND312" and all(map(_is_usual, matrices)):
+        gain, layers = number(finding, "gradient_gain", 1.0), number(finding, "layers", 2.0)
+        return rescaled(program, finding, gain ** (-0.5 / max(1.0, layers - 1)))
+    for matrix in matrices:
+        nn.init.kaiming_normal_(matrix)
+    return program if matrices else None
+
+
+def _is_usual(matrix: Tensor) -> bool:
+    """Whether its scale is within ten times (of variance) that of He et al. 2015."""
+    return float(matrix[0].numel() * matrix.square().mean()) < 20
 
 
 @torch.no_grad()
@@ -145,6 +184,18 @@ def opened(program: Program, _: Finding) -> Program | None:
         if isinstance(module, (nn.Linear, nn.Conv2d)) and squashing:
             nn.init.kaiming_normal_(module.weight)
     return program if squashing else None
+
+
+@torch.no_grad()
+def calmed(program: Program, finding: Finding) -> Program | None:
+    """ND203: weights of a usual scale where scores begin too large, else a lower rate."""
+    names = str(finding.evidence.get("large_weights", ""))
+    if not finding.evidence.get("from_the_start"):
+        return with_rate_divided(program, 5.0)
+    modules = dict(program.model.named_modules())
+    for name in filter(None, names.split(", ")):
+        modules[name].reset_parameters()
+    return program if names else None
 
 
 def refreshed(program: Program, finding: Finding) -> Program | None:
@@ -225,6 +276,9 @@ def _suffices(key: str, value: object, finding: Finding) -> bool:
 
 def given_to_optimizer(program: Program, finding: Finding) -> Program | None:
     """ND606: parameters that get gradients and are in no optimizer, or whose rate is 0."""
+    if finding.evidence.get("frozen"):
+        for module in named(program, finding):
+            module.requires_grad_(True)
     first = optimizers(program)[0]
     groups = [group for optimizer in optimizers(program) for group in optimizer.param_groups]
     rate = max(group["lr"] for group in groups)
@@ -244,12 +298,12 @@ TREATMENTS: dict[str, Treatment] = {
     "ND102": lambda program, _: with_rate_divided(program, 5.0),
     "ND201": shrunk,
     "ND202": slower_and_redrawn,
-    "ND203": lambda program, _: with_rate_divided(program, 5.0),
+    "ND203": calmed,
     "ND301": redrawn,
     "ND302": redrawn,
     "ND303": redrawn,
-    "ND311": scaled_to_gain,
-    "ND312": scaled_to_gain,
+    "ND311": drawn_to_scale,
+    "ND312": drawn_to_scale,
     **dict.fromkeys(("ND401", "ND402", "ND403", "ND407"), refreshed),
     "ND404": enlarged,
     "ND405": mixed,
