@@ -233,12 +233,16 @@ def _advise_exploding(case: Case) -> Advice:
         else f"{_growth(case)} {float(e['saliency_ratio'] or 0):.1e} times as large"
     )
     usual = float(e["median_gradient_norm"] or 0)
+    change = (
+        f"Let the recurrent matrix of {case.where} begin orthogonal (torch.nn.init.orthogonal_), clip gradients"
+        " (torch.nn.utils.clip_grad_norm_ at 1), and shorten the sequences that are backpropagated through."
+        if "time_steps" in e
+        else f"Clip gradients (torch.nn.utils.clip_grad_norm_ at about {max(usual, 1e-3):.2g}) and lower the learning"
+        " rate."
+    )
     return Advice(
         f"Gradients explode: {what} (norm {float(e['gradient_norm'] or 0):.3g}, median {usual:.3g}).",
-        f"Clip gradients (torch.nn.utils.clip_grad_norm_ at about {max(usual, 1e-3):.2g}) and lower the learning"
-        " rate; let recurrent matrices begin orthogonal (torch.nn.init.orthogonal_), and shorten"
-        " the sequences that are backpropagated through."
-        " It worked when `nndiag/gradient_flow/global_gradient_norm` stays within ten times its median.",
+        f"{change} It worked when `nndiag/gradient_flow/global_gradient_norm` stays within ten times its median.",
     )
 
 

@@ -79,6 +79,8 @@ def clipped(program: Program, finding: Finding) -> Program:
             if name.startswith("weight_hh"):
                 for gate in parameter.data.split(parameter.shape[1]):
                     nn.init.orthogonal_(gate)
+    if "time_steps" in finding.evidence:
+        return with_clipping(program, 1.0)
     limit = max(number(finding, "median_gradient_norm", 1.0), 1e-3)
     return with_rate_divided(with_clipping(program, limit), 3.0)
 
@@ -102,7 +104,10 @@ def redrawn(program: Program, finding: Finding) -> Program | None:
         module for module in named(program, finding) if callable(getattr(module, "reset_parameters", None))
     ]
     for module in drawn:
+        size = module.weight.abs().mean() if isinstance(module, nn.Embedding) else None
         module.reset_parameters()
+        if size is not None:
+            module.weight.mul_(size)
         bias = getattr(module, "bias", None)
         if isinstance(bias, Tensor):
             bias.zero_()
@@ -250,7 +255,8 @@ def standardized(program: Program, finding: Finding) -> Program | None:
         return None
     by_column = finding.rule == "ND408" or finding.evidence.get("fault") == "columns"
     kept = {"dim": tuple(range(x.ndim - 1)), "keepdim": True} if by_column else {}
-    mean, std = x.mean(**kept), x.std(**kept).clamp_min(1e-12)
+    mean, std = x.mean(**kept), x.std(**kept)
+    std = torch.where(std > 1e-6, std, 1.0)
     batches = [Batch((batch.x - mean) / std, batch.y) for batch in program.batches]
     return replace(program, batches=batches, test=Split((program.test.x - mean) / std, program.test.y))
 
@@ -264,9 +270,17 @@ def drops_less(program: Program, finding: Finding, p: float | None = None) -> Pr
     for module in found:
         units = number(finding, "units", 16.0)
         curve = [float(key[5:]) for key, value in finding.evidence.items() if _suffices(key, value, finding)]
-        advised = max(curve, default=0.0) if curve else min(0.5, max(0.0, 1 - 8 / units))
+        most = min(0.5, max(0.0, 1 - 8 / units))
+        advised = max(curve) if curve else most if "needed" in finding.evidence else min(most, _safe(finding))
         module.p = advised if p is None else p
     return program if found else None
+
+
+def _safe(finding: Finding) -> float:
+    """The largest p of the curve that leaves a degree of freedom an output less one; a tenth where none does."""
+    needed = number(finding, "outputs", 1.0) - 1
+    at = {float(key[5:]): float(str(v)) for key, v in finding.evidence.items() if key.startswith("at p=")}
+    return max((p for p, dof in at.items() if p > 0 and dof >= needed), default=0.1)
 
 
 def _suffices(key: str, value: object, finding: Finding) -> bool:
