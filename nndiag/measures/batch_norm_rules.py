@@ -24,9 +24,6 @@ NOISE = 0.2
 
 FEW_VALUES = 16.0
 
-FOREIGN = 0.4
-"""Squared Hellinger distance of frozen statistics to the data: a shift by two standard deviations."""
-
 _MIN_VISITS = 4
 _CLEAR_ICC, _LARGE_ICC, _CLEAR_Z = 0.05, 0.15, 4.0
 
@@ -55,11 +52,9 @@ def _judge_running(view: View) -> Verdict | None:
     now agree with the running statistics: then it is the probe's samples that are out of date.
     """
     reading = view.now("running_distance")
-    if reading is None or not reading.value > view.threshold / 4:
+    if reading is None or reading.detail.get("frozen") or not reading.value > view.threshold / 4:
         return None
     e, floor = dict(reading.detail), reading.resolution or 0.0
-    if e.get("frozen"):
-        return _judge_frozen(view, reading)
     batch, size = e.get("batch_distance"), float(e.get("batch_size") or 0)
     agrees = isinstance(batch, float) and size >= 8 and batch < view.threshold / 2
     sure = float(e["typical"] or 0) > view.threshold / 2 and reading.value > view.threshold + floor
@@ -71,19 +66,8 @@ def _judge_running(view: View) -> Verdict | None:
     return Verdict(severity, reading.value, e)
 
 
-def _judge_frozen(view: View, reading: Reading) -> Verdict | None:
-    """ND401 of a layer in evaluation mode: as an affine map it may serve, unless it is far from fitting its input."""
-    if not min(reading.value, float(reading.detail["typical"] or 0)) > FOREIGN:
-        return None
-    e = dict(reading.detail) | {"distance": round(reading.value, 5), "samples": reading.n}
-    severity = Severity.INFO if view.had_learned() else Severity.WARNING
-    return Verdict(severity, reading.value, e, is_conclusive=True)  # seldom looked at, and they do not change
-
-
 def _advise_running(case: Case) -> Advice:
     e = case.leading.evidence
-    if e.get("frozen"):
-        return _advise_frozen(case)
     momentum = float(e["momentum"] or 0)
     sigmas = (8 * float(e["distance"] or 0)) ** 0.5
     slow = momentum < 0.05
@@ -107,17 +91,6 @@ def _advise_running(case: Case) -> Advice:
         " momentum=None, and pass"
         " 1,000 or more shuffled training samples in training mode without gradients (PreciseBN)."
         " It worked when `nndiag/norm_drift/running_distance` is below 0.005 and the evaluation metric rises.",
-    )
-
-
-def _advise_frozen(case: Case) -> Advice:
-    e = case.leading.evidence
-    return Advice(
-        f"{case.where} normalizes with frozen statistics that are not those of your data: squared Hellinger distance"
-        f" {e['distance']} to the moments of {e['samples']} samples (0.4 is a shift by two standard deviations).",
-        "Prepare inputs as they were where the statistics come from (mean, scale, order of channels, inversion); or"
-        " let the statistics adapt: leave the layer in training mode, or pass 1,000 samples in training mode"
-        " without gradients first. It worked when `nndiag/norm_drift/running_distance` is below 0.1.",
     )
 
 
