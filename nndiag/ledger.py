@@ -230,11 +230,14 @@ def _adopt(finding: Finding, causes: dict[str, list[Finding]]) -> Finding:
 
 
 def _explains(cause: Finding, symptom: Finding, history: History) -> bool:
-    if symptom.rule not in RULES[cause.rule].explains or (symptom.is_active and not cause.is_active):
+    rule = RULES[cause.rule]
+    if symptom.rule not in rule.explains or (symptom.is_active and not cause.is_active):
+        return False
+    if rule.acts_by_updates and symptom.first_step == 0:
         return False
     is_ahead = _first_depth(cause.layers, history) <= _first_depth(symptom.layers, history)
     was_there = cause.first_step <= symptom.first_step or cause.last_clean_step is None
-    return was_there and (is_ahead or RULES[cause.rule].is_of_run)
+    return was_there and (is_ahead or rule.is_of_run)
 
 
 def _first_depth(layers: Iterable[str], history: History) -> int:

@@ -217,6 +217,20 @@ class Case:
         return self.verdicts[0]
 
     @property
+    def worst(self) -> str:
+        """The layer that a message's numbers belong to."""
+        return self.layers[0] if self.layers else self.where
+
+    @property
+    def others(self) -> str:
+        """Names the further layers of a finding: the numbers are not theirs."""
+        rest = self.layers[1:]
+        if not rest:
+            return ""
+        more = f" and {len(rest) - 4} more" if len(rest) > 4 else ""
+        return f" Over the limit, too: {', '.join(rest[:4])}{more}."
+
+    @property
     def where(self) -> str:
         """The layers in words: "fc1", "fc1 and fc2", "fc1 and 3 more layers"."""
         if not self.layers:
@@ -259,3 +273,5 @@ class Rule:
     lower_is_worse: bool = False
     is_of_run: bool = False
     """Whether the cause lies in the run as a whole (learning rate, depth): no layer is ahead of it."""
+    acts_by_updates: bool = False
+    """Whether updates bring it about: what was there before the first one is not its consequence."""

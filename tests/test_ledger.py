@@ -312,6 +312,15 @@ def test_a_cause_that_was_never_seen_clean_was_there_before_it_was_first_judged(
     assert tree(watched.visit({("B", "fc2"): 2, ("A", "fc1"): 2})) == [["A", "B"]]
 
 
+@pytest.mark.parametrize(("step", "expected"), [(0, ["B", "A"]), (1, [["A", "B"]])])
+def test_what_was_there_before_the_first_update_is_no_symptom_of_updates(synthetic_rules, step, expected):
+    watched = pair(synthetic_rules, acts_by_updates=True)
+    for _ in range(step):
+        watched.visit({("B", "fc2"): 0})
+    watched.visit({("B", "fc2"): 2})
+    assert tree(watched.visit({("B", "fc2"): 2, ("A", "fc1"): 2})) == expected
+
+
 def test_a_cause_of_the_whole_run_may_show_downstream_of_its_symptoms(synthetic_rules):
     watched = pair(synthetic_rules, is_of_run=True)
     assert tree(watched.visit({("B", "fc1"): 2, ("A", "fc2"): 2})) == [["A", "B"]]

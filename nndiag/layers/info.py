@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from nndiag.layers.domains import Domain
 
-Role = Literal["weight", "recurrent", "attention", "embedding", "norm", "dropout", "activation"]
+Role = Literal["weight", "recurrent", "attention", "embedding", "norm", "dropout", "activation", "softmax"]
 
 
 @dataclass(frozen=True, slots=True)

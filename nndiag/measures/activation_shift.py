@@ -30,7 +30,7 @@ from nndiag.functional import (
 from nndiag.layers import LayerInfo
 from nndiag.measures.base import Measure, Need, Visit
 from nndiag.measures.stored_parameters import NO_ACTIVATIONS
-from nndiag.rules import ABSTAIN, LEARNS, Abstention, Advice, Case, Rule, Verdict, View
+from nndiag.rules import ABSTAIN, LEARNS, Abstention, Advice, Case, Rule, Series, Verdict, View
 from nndiag.snapshot import Gap, Observer, Snapshot
 from nndiag.statistics import Moments, NormState
 
@@ -247,9 +247,19 @@ def _judge_jump(view: View) -> Verdict | Abstention | None:
         "sigma_equiv": _rounded(now.detail["sigma_equiv"]),
         "samples": now.n,
     }
+    facts |= _risen_rate(view, series)
     # A network thrown far from where it stood needs no second look, and may not live to have one.
     severity = Severity.WARNING if is_worse else Severity.INFO
     return Verdict(severity, now.value, evidence | facts, is_conclusive=is_worse and is_thrown)
+
+
+def _risen_rate(view: View, series: Series) -> dict[str, Scalar]:
+    """The learning rate now and at the visit before, where it has doubled in between."""
+    rates, before = view.run("lr"), series.recent[-2].step if len(series.recent) > 1 else view.step
+    old = None if rates is None else next((r.value for r in rates.recent if r.step == before), None)
+    if rates is None or old is None or not rates.last.value > 2 * old:
+        return {}
+    return {"lr": rates.last.value, "lr_before": old}
 
 
 def _rounded(value: Scalar) -> Scalar:
@@ -272,9 +282,12 @@ def _advise_fast(case: Case) -> Advice:
 
 def _advise_jump(case: Case) -> Advice:
     e = case.leading.evidence
+    rate = ""
+    if "lr_before" in e:
+        rate = f" In between, the learning rate rose from {e['lr_before']:g} to {e['lr']:g}: let it stay below that."
     return Advice(
         f"Between two visits {case.where} moved by {e['sigma_equiv']} standard deviations (shift {e['shift']}; its"
-        f" median is {e['median_shift']}).",
+        f" median is {e['median_shift']}).{rate}",
         "See what changed at that time: the learning rate, the data, a layer that was unfrozen. If nothing was meant"
         " to, clip gradients or lower the learning rate."
         " It worked when `nndiag/activation_shift/interval_shift` stays within five times its median.",
@@ -296,6 +309,7 @@ MEASURE = Measure(
             judge=_judge_fast,
             advise=_advise_fast,
             threshold=0.005,
+            acts_by_updates=True,
             is_of_run=True,
             explains=(
                 *("ND102", "ND201", "ND202", "ND203", "ND311", "ND602", "ND603", "ND604"),
@@ -311,6 +325,7 @@ MEASURE = Measure(
             judge=_judge_jump,
             advise=_advise_jump,
             threshold=0.02,
+            acts_by_updates=True,
             explains=("ND201", "ND202"),
         ),
     ),

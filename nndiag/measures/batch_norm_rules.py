@@ -52,7 +52,7 @@ def _judge_running(view: View) -> Verdict | None:
     now agree with the running statistics: then it is the probe's samples that are out of date.
     """
     reading = view.now("running_distance")
-    if reading is None or not reading.value > view.threshold / 4:
+    if reading is None or reading.detail.get("frozen") or not reading.value > view.threshold / 4:
         return None
     e, floor = dict(reading.detail), reading.resolution or 0.0
     batch, size = e.get("batch_distance"), float(e.get("batch_size") or 0)

@@ -17,6 +17,12 @@ STALE = 0.02
 MISTAKEN = 0.3
 """Share of predictions that training and evaluation mode may disagree about."""
 
+FOREIGN = 0.4
+"""Squared Hellinger distance of frozen statistics to the data: a shift by two standard deviations."""
+
+NEWEST = 0.9
+"""Momentum from which running statistics are those of the newest batch: others call it 0.1."""
+
 SETTLED = 60
 """Steps from which what a gap shows is no longer that of a network that has just begun."""
 
@@ -35,17 +41,27 @@ def _judge_setting(view: View) -> Verdict | None:
     reading = view.now("batches_tracked")
     if reading is None:
         return None
-    fault = _fault(reading.detail) or ("set back" if _is_set_back(view) else None)
+    fault = _fault(reading.detail) or ("set back" if _is_set_back(view) else _foreign(view))
     if fault is None:
         return None
     moved = float(reading.detail.get("moved") or 0)
     grave = fault in ("momentum 0", "never updated", "evaluates its initial values", *stored_norms.GRAVE) or (
         fault in ("moves while frozen", "unfrozen") and moved > STALE
     )
-    grave = grave or (fault == "set back" and is_mistaken(view))
+    grave = grave or (fault == "other data" and not view.had_learned())
+    grave = grave or (fault in ("set back", "newest only") and is_mistaken(view))
     severity = Severity.WARNING if grave else Severity.INFO
     told = {"tracked": reading.detail["tracked"]} if "stored" in reading.detail else dict(reading.detail)
     return Verdict(severity, None, told | {"fault": fault})
+
+
+def _foreign(view: View) -> str | None:
+    """Whether a layer in evaluation mode is far from what it is given; less far, it serves as an affine map."""
+    series = view.series("running_distance")
+    if series is None or not series.last.detail.get("frozen"):
+        return None
+    far = min(series.last.value, float(series.last.detail["typical"] or 0))
+    return "other data" if far > FOREIGN else None
 
 
 def _is_set_back(view: View) -> bool:
@@ -65,6 +81,8 @@ def _fault(d: Mapping[str, Scalar]) -> str | None:
         return "momentum 0"
     if d["still"]:
         return "never updated"
+    if d["momentum"] is not None and float(d["momentum"]) >= NEWEST:
+        return "newest only"
     if not d["trained_at_first_visit"] and not (d["trainable"] and d["input_trainable"]):
         return "unfrozen"
     updates = d.get("updates_per_batch")
@@ -85,6 +103,17 @@ _FAULTS: Mapping[str, tuple[str, str]] = {
     "momentum 0": (
         "has momentum 0: its running statistics never change, while training uses those of each batch",
         "Set momentum to 0.1, or put the layer in eval mode if its statistics are meant to be frozen.",
+    ),
+    "newest only": (
+        "keeps the statistics of the newest batch only: here momentum is the weight of the new batch, in other"
+        " libraries that of the old average",
+        "Set momentum to 1 minus what it is (0.1 is usual).",
+    ),
+    "other data": (
+        "evaluates frozen statistics that are not those of your data: they are two standard deviations off, or more",
+        "Prepare inputs as they were where the statistics come from (mean, scale, order of channels, inversion), or"
+        " let the statistics adapt: leave the layer in training mode, or pass 1,000 samples in training mode without"
+        " gradients first.",
     ),
     "never updated": (
         "trains with batch statistics, but its running statistics do not move",
@@ -132,5 +161,5 @@ SETTING = Rule(
     judge=_judge_setting,
     advise=_advise_setting,
     threshold=0.0,
-    explains=("ND401", "ND402", "ND403"),
+    explains=("ND401", "ND402", "ND403", "ND404"),
 )

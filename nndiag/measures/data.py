@@ -95,7 +95,9 @@ def _judge_scale(view: View) -> Verdict | None:
     ]
     worst = max((fault for fault in faults if fault is not None), default=None)
     if worst is not None:
-        return Verdict(Severity.WARNING, worst[0], evidence | {"fault": worst[1]})
+        # One column makes the scale and the mean of all: what cures these would leave the others at nothing.
+        fault = "columns" if ratio > MAX_COLUMN else worst[1]
+        return Verdict(Severity.WARNING, worst[0], evidence | {"fault": fault})
     odd = int(reading.detail["constant_columns"] or 0) + int(reading.detail["twin_columns"] or 0)
     return Verdict(Severity.INFO, None, evidence | {"fault": "none"}, is_harmless=True) if odd else None
 

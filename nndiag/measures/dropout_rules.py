@@ -79,10 +79,12 @@ def _advise_capacity(case: Case) -> Advice:
         )
     if e["fault"] == "kept":
         units, p = int(e["units"] or 1), float(e["p"] or 0)
+        most = min(0.5, max(0.0, 1 - 8 / units))
+        p_safe = min(most, _safe_p(e, int(e.get("outputs") or 1) - 1) or 0.1)
         return Advice(
             f"{case.where} keeps {e['kept']} of {units} units on average (p = {p:g} is the probability of being"
             f" dropped): hardly any signal passes.",
-            f"Lower p to {min(0.5, max(0.0, 1 - 8 / units)):.2g} or less, or widen the layer."
+            f"Lower p to {p_safe:.2g} or less, or widen the layer."
             " It worked when `nndiag/dropout_capacity/kept_units` of this layer is above 8.",
         )
     needed = float(e["needed"] or 1)

@@ -55,9 +55,9 @@ def _advise_constant(case: Case) -> Advice:
 def _judge_gain(view: View) -> Verdict | None:
     """ND408: unlike features drown each other.
 
-    An input layer speaks for itself. A hidden layer is judged after the first steps, and only if one feature
-    dominated from the start, or if its gain fell; features that became massive in training are a note, as they
-    are in healthy large models.
+    An input layer speaks for itself. A hidden layer is judged after the first steps, and only if from the start one
+    feature dominated or scales were unlike, or if its gain fell; features that became massive in training are a
+    note, as they are in healthy large models.
     """
     reading, first = view.now("signal_gain"), view.first("signal_gain")
     if reading is None or first is None:
@@ -89,11 +89,12 @@ def _grade(view: View, reading: Reading, first: Reading) -> Severity | None:
         return None
     top, dominant = float(reading.detail["top_share"] or 0), _dominant(reading, _TOP_SHARE)
     from_start = min(top, float(first.detail["top_share"] or 0)) > dominant
+    unlike = max(float(each.detail["scales"] or 0) for each in (first, reading)) < view.threshold
     fell = reading.value < FALLEN * first.value
-    if not (from_start or fell or top > dominant):
+    if not (from_start or unlike or fell or top > dominant):
         return None
     is_spread = top <= _MASSIVE and int(reading.detail["features"] or 1) >= _SMALL_GROUP
-    return Severity.WARNING if from_start or (fell and is_spread) else Severity.INFO
+    return Severity.WARNING if from_start or unlike or (fell and is_spread) else Severity.INFO
 
 
 def _dominant(reading: Reading, share: float) -> float:

@@ -53,6 +53,9 @@ def read(visit: Visit) -> Iterator[Reading | CoverageEntry]:
     for info in now.layers.values():
         if info.name not in flows:
             yield _why_not(now, info)
+            if not info.trainable and info.role in _MATRICES:
+                frozen: dict[str, Scalar] = {"resting": "", "frozen": True}
+                yield Reading(_NAME, "resting_share", info.name, now.step, 1.0, detail=frozen)
     yield from _read_network(now, flows)
     yield from _read_time(now)
     yield from _read_finite(visit, flows)

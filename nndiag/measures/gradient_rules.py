@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 
@@ -19,6 +20,12 @@ SETTLED = 60
 
 SPIKE = 100.0
 """A gradient norm this many times its own median is an explosion."""
+
+JUMP = 10.0
+"""A learning rate that is this many times what it was, when losses stop being finite, is the cause."""
+
+MOST = 100.0
+"""Times that a learning rate is advised to be lowered by at once: a step that large has made weights of its own."""
 
 WHOLE = 0.5
 """|dW| / |W| of one step above which little of the initial weights is left."""
@@ -122,6 +129,10 @@ def _judge_update(view: View) -> Verdict | Abstention | None:
         return None
     if view.step < GRACE:
         return ABSTAIN
+    before = _rate_before_jump(view)
+    if before is not None:
+        rates: dict[str, Scalar] = {"lr": _rate(view), "lr_before": before, "update_ratio": reading.value}
+        return Verdict(Severity.CRITICAL, _rate(view) / before, rates | _losses(view), is_conclusive=True)
     ratio, largest, lr = reading.value, float(reading.detail["largest_so_far"] or 0.0), view.run("lr")
     if (
         first.step == 0
@@ -141,6 +152,21 @@ def _judge_update(view: View) -> Verdict | Abstention | None:
     if 0 < ratio < TINY_STEP and is_warm and _is_bad(view) and not _has_faded(view):
         return Verdict(Severity.INFO, ratio, evidence, is_harmless=True)
     return None
+
+
+def _rate(view: View) -> float:
+    lr = view.run("lr")
+    return math.nan if lr is None else lr.last.value
+
+
+def _rate_before_jump(view: View) -> float | None:
+    """The learning rate before it rose tenfold from one visit to the next, where losses are not finite since."""
+    rates, losses = view.run("lr"), view.run("loss")
+    if rates is None or losses is None or math.isfinite(losses.last.value):
+        return None
+    values = [reading.value for reading in rates.recent]
+    jumps = (b for b, a in itertools.pairwise(values) if 0 < JUMP * b <= a and a == rates.last.value)
+    return next(jumps, None)
 
 
 def _was_tiny(view: View) -> bool:
@@ -207,11 +233,16 @@ def _advise_exploding(case: Case) -> Advice:
         else f"{_growth(case)} {float(e['saliency_ratio'] or 0):.1e} times as large"
     )
     usual = float(e["median_gradient_norm"] or 0)
+    change = (
+        f"Let the recurrent matrix of {case.where} begin orthogonal (torch.nn.init.orthogonal_), clip gradients"
+        " (torch.nn.utils.clip_grad_norm_ at 1), and shorten the sequences that are backpropagated through."
+        if "time_steps" in e
+        else f"Clip gradients (torch.nn.utils.clip_grad_norm_ at about {max(usual, 1e-3):.2g}) and lower the learning"
+        " rate."
+    )
     return Advice(
         f"Gradients explode: {what} (norm {float(e['gradient_norm'] or 0):.3g}, median {usual:.3g}).",
-        f"Clip gradients (torch.nn.utils.clip_grad_norm_ at about {max(usual, 1e-3):.2g}) and lower the learning"
-        " rate; in recurrent networks also shorten the sequences that are backpropagated through."
-        " It worked when `nndiag/gradient_flow/global_gradient_norm` stays within ten times its median.",
+        f"{change} It worked when `nndiag/gradient_flow/global_gradient_norm` stays within ten times its median.",
     )
 
 
@@ -224,6 +255,13 @@ def _growth(case: Case) -> str:
 
 def _advise_update(case: Case) -> Advice:
     e, ratio = case.leading.evidence, float(case.leading.evidence["update_ratio"] or 0)
+    if "lr_before" in e:
+        return Advice(
+            f"The learning rate went from {e['lr_before']:g} to {e['lr']:g}, and the loss is not finite since.",
+            f"Correct the schedule: keep the rate near {e['lr_before']:g} (a factor below 1, where one above 1 was"
+            " given?), and go on from a checkpoint before the jump."
+            " It worked when `nndiag/gradient_flow/update_ratio` is below 0.1; about 0.001 is usual.",
+        )
     if ratio < TINY_STEP:
         return Advice(
             f"A step changes {case.where} by {ratio:.1e} of its norm, and the loss is still {e.get('loss')}"
@@ -231,7 +269,7 @@ def _advise_update(case: Case) -> Advice:
             "Raise the learning rate: about 1e-3 of a weight's norm a step is usual."
             " It worked when `nndiag/gradient_flow/update_ratio` is above 1e-5 and the loss falls.",
         )
-    factor = ratio / 1e-2
+    factor = min(ratio / 1e-2, MOST)
     what = (
         f"A step changed {case.where} by {ratio:.1f} times its norm: little of its initial weights is left."
         if ratio > WHOLE
@@ -239,7 +277,8 @@ def _advise_update(case: Case) -> Advice:
     )
     return Advice(
         what,
-        f"Lower the learning rate (now {e.get('lr')}) by about {factor:.0f} times, or add warm-up."
+        f"Lower the learning rate (now {e.get('lr')}) by about {factor:.0f} times, or add warm-up;"
+        " clip gradients (torch.nn.utils.clip_grad_norm_) where single batches do it."
         " It worked when `nndiag/gradient_flow/update_ratio` is below 0.1; about 0.001 is usual.",
     )
 
@@ -298,6 +337,7 @@ RULES = (
         judge=_judge_update,
         advise=_advise_update,
         threshold=0.1,
+        acts_by_updates=True,
         is_of_run=True,
         explains=(
             *("ND101", "ND102", "ND201", "ND202", "ND203", "ND311", "ND312"),
@@ -313,6 +353,7 @@ RULES = (
         judge=_judge_finite,
         advise=_advise_finite,
         threshold=0.0,
+        acts_by_updates=True,
         persistence="at once",
         is_of_run=True,
         explains=(

@@ -229,7 +229,8 @@ def _advise_stuck(case: Case) -> Advice:
 def _break_symmetry(case: Case) -> str:
     return (
         f"Initialize the weights of {case.where} at random, e.g. torch.nn.init.kaiming_normal_ for ReLU or"
-        " xavier_normal_ for tanh; constant biases are fine. If units were copied on purpose (to widen a layer),"
+        " xavier_normal_ for tanh, embeddings with a standard deviation of the size that they have now; constant"
+        " biases are fine. If units were copied on purpose (to widen a layer),"
         " add a little noise to the copies. Dropout parts equal units too."
         " It worked when `nndiag/neuron_symmetry/distinct_share` of this layer is 1."
     )

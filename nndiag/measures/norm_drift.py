@@ -18,9 +18,9 @@ from collections.abc import Iterator
 import torch
 
 from nndiag.findings import CoverageEntry, Reading, Scalar
-from nndiag.functional import debiased, effective_rate, ema_batches, hellinger2, hellinger2_floor, warm_up
+from nndiag.functional import debiased, ema_batches, hellinger2, hellinger2_floor, warm_up
 from nndiag.layers import LayerInfo
-from nndiag.measures import batch_norm_rules, feature_norm_rules, stored_norms
+from nndiag.measures import batch_norm_rules, feature_norm_rules, norm_directions, stored_norms
 from nndiag.measures.base import Measure, Need, Visit
 from nndiag.snapshot import Gap, Snapshot
 from nndiag.statistics import (
@@ -31,7 +31,6 @@ from nndiag.statistics import (
     FeatureScales,
     Moments,
     NormState,
-    ParameterFlow,
     SampleScales,
 )
 
@@ -65,7 +64,7 @@ def read(visit: Visit) -> Iterator[Reading | CoverageEntry]:
             if not found:
                 yield CoverageEntry(info.name, _NAME, "not observed", _why(now, info))
         elif info.role == "weight":
-            yield from _read_direction(visit, info)
+            yield from norm_directions.read(visit, info)
         else:
             yield CoverageEntry(info.name, _NAME, "not applicable", "not a normalization")
     yield from _read_batches(now)
@@ -101,6 +100,8 @@ def _read_norm(visit: Visit, info: LayerInfo) -> Iterator[Reading]:
         yield from _read_drift(visit, info, state, drift)
     if state is not None and state.uses_batches:
         yield from _read_distance(visit, info, state, drift)
+    elif state is not None:
+        yield from _read_frozen(visit.now, info, state)
     yield from _read_scales(visit.now, info)
     yield from _read_constant(visit.now, info)
     if visit.now.source == "checkpoint":
@@ -204,6 +205,21 @@ def _read_distance(
     yield Reading(_NAME, "running_distance", info.name, now.step, value, floor, k, units, detail)
 
 
+def _read_frozen(now: Snapshot, info: LayerInfo, state: NormState) -> Iterator[Reading]:
+    """Of a layer in evaluation mode while training: the moments it holds against those of what it is given."""
+    moments = now.get(info.name, "input", "probe", "moments/batch")
+    if not isinstance(moments, Moments) or int(moments.k) < MIN_SAMPLES:
+        return
+    if moments.mean.shape == state.mean.shape:
+        each = state.distance(moments.mean, moments.variance)
+        facts: dict[str, Scalar] = {"typical": round(float(each.median()), 6), "frozen": True}
+        facts |= {"tracked": int(state.tracked), "channels": len(each), "momentum": float(state.momentum)}
+        count, units = int(moments.k), tuple(each.tolist())
+        yield Reading(
+            _NAME, "running_distance", info.name, now.step, float(each.mean()), None, count, units, facts
+        )
+
+
 def _age(visit: Visit, state: NormState) -> int:
     """Batches that running statistics have seen: a checkpoint may be the first that is looked at, and late."""
     if visit.now.source == "live":
@@ -273,33 +289,6 @@ def _read_constant(now: Snapshot, info: LayerInfo) -> Iterator[Reading]:
     }
     share = len(where) / len(constant)
     yield Reading(_NAME, "constant_share", info.name, now.step, share, None, int(moments.k), None, detail)
-
-
-def _read_direction(visit: Visit, info: LayerInfo) -> Iterator[Reading | CoverageEntry]:
-    """Where only the direction of a weight counts: what is left of the learning rate."""
-    now, first = _norms(visit.now, info), _norms(visit.first, info)
-    directed = next((key for key in ("weight_v", "weight.original1") if key in now), None)
-    is_plain = directed is None
-    key = directed or "weight"
-    is_before_norm = info.before_norm or stored_norms.is_followed(visit.now, info)
-    if (is_plain and not is_before_norm) or key not in now or first.get(key, 0.0) <= 0:
-        reason = "no normalization reads it, and its weight is not normalized"
-        yield CoverageEntry(info.name, _NAME, "not applicable", reason)
-        return
-    rate = effective_rate(first[key], now[key])
-    detail: dict[str, Scalar] = {
-        "growth": round(now[key] / first[key], 5),
-        "why": "a normalization follows" if is_plain else "weight normalization",
-    }
-    gain = {"weight_v": "weight_g", "weight.original1": "weight.original0"}.get(key)
-    if gain in now and first.get(gain, 0.0) > 0:
-        detail["gain_growth"] = round(now[gain] / first[gain], 5)
-    yield Reading(_NAME, "effective_rate", info.name, visit.now.step, rate, detail=detail)
-
-
-def _norms(now: Snapshot, info: LayerInfo) -> dict[str, float]:
-    flows = now.parts(info.name, "grad", "weights", "flow")
-    return {name: float(flow.weight) for name, flow in flows.items() if isinstance(flow, ParameterFlow)}
 
 
 def _read_batches(now: Snapshot) -> Iterator[Reading]:

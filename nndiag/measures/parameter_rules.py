@@ -15,7 +15,10 @@ SILENT_SHARE = 0.25
 """Share of all trainable numbers without a gradient from which that is a warning: an unused head is not."""
 
 LAW_ENTRIES = 1000
-"""Weights from which learned ones are told from freshly drawn ones."""
+"""Weights from which learned ones are told from freshly drawn ones by the shape of their law."""
+
+BOUND_ENTRIES = 200
+"""The same by the bounds of their law: of 200 weights that moved by a tenth of it, some have left it (99%)."""
 
 
 def _judge_silent(view: View) -> Verdict | Abstention | None:
@@ -75,6 +78,8 @@ def _judge_resting(view: View) -> Verdict | Abstention | None:
         return None
     if view.source == "checkpoint":
         return _judge_stored_rest(view, series.last)
+    if series.last.detail.get("frozen"):
+        return _judge_frozen(view, series.last)
     if len(series.recent) < SILENT_VISITS - 1:
         return ABSTAIN
     seen = [set(str(r.detail["resting"]).split("|")) - {""} for r in (series.first, *series.recent)]
@@ -93,6 +98,24 @@ def _judge_resting(view: View) -> Verdict | Abstention | None:
     return Verdict(Severity.WARNING if is_grave else Severity.INFO, series.last.value, evidence)
 
 
+def _judge_frozen(view: View, reading: Reading) -> Verdict | None:
+    """ND606 of what is frozen: untouched since it was drawn, among frozen layers that had learned elsewhere."""
+    law = _drawn(view, BOUND_ENTRIES)
+    if law is None or not law.detail.get("as_drawn"):
+        return None
+    frozen = (
+        layer
+        for (measure, name, layer), series in view.history.series.items()
+        if (measure, name) == (_NAME, "resting_share") and series.last.detail.get("frozen")
+    )
+    drawn = [found for layer in frozen if (found := _drawn(view.of(layer))) is not None]
+    learned = [found.layer for found in drawn if found.detail["laws"] == UNKNOWN_LAW]
+    if not learned:
+        return None
+    evidence: dict[str, Scalar] = {"frozen": True, "initial_law": law.detail["laws"], "learned": learned[0]}
+    return Verdict(Severity.WARNING, reading.value, evidence)
+
+
 def _judge_stored_rest(view: View, reading: Reading) -> Verdict | None:
     """ND606 of checkpoints: a layer is what it was in the first one, while others moved."""
     if reading.value < 1:
@@ -106,11 +129,16 @@ def _judge_stored_rest(view: View, reading: Reading) -> Verdict | None:
 
 def _random_law(view: View) -> str | None:
     """The law that the layer's first weights were drawn from; None for weights that were learned elsewhere."""
-    gain = view.series("weight_gain", "initialization")
-    if gain is None or (gain.first.n or 0) < LAW_ENTRIES:
-        return None
-    law = gain.first.detail["laws"]
+    drawn = _drawn(view)
+    law = None if drawn is None else drawn.detail["laws"]
     return None if law is None or law == UNKNOWN_LAW else str(law)
+
+
+def _drawn(view: View, least: int = LAW_ENTRIES) -> Reading | None:
+    """What the layer's weights were at the first visit; None where they are too few to tell."""
+    gains = (view.series(name, "initialization") for name in ("weight_gain", "recurrent_gain"))
+    first = next((series.first for series in gains if series is not None), None)
+    return None if first is None or (first.n or 0) < least else first
 
 
 def _advise_silent(case: Case) -> Advice:
@@ -138,6 +166,14 @@ def _reach() -> str:
 
 def _advise_resting(case: Case) -> Advice:
     e = case.leading.evidence
+    if e.get("frozen"):
+        return Advice(
+            f"{case.where} is frozen at the weights it was drawn with ({e['initial_law']}), among frozen layers that"
+            f" have learned, such as {e['learned']}.",
+            "A new layer has to learn: set requires_grad_(True) on it after the others are frozen, and pass it to"
+            " the optimizer. If its random weights are meant to stay, ignore ND606 here."
+            " It worked when `nndiag/gradient_flow/resting_share` of this layer is 0.",
+        )
     fresh = f" Its weights are as they were drawn: {e['initial_law']}." if e["initial_law"] else ""
     if "since" in e:
         return Advice(

@@ -17,6 +17,8 @@ from collections.abc import Iterable, Iterator
 
 from nndiag.findings import CoverageEntry, Reading, Scalar, Severity
 from nndiag.layers import LayerInfo
+from nndiag.measures import attention_rule
+from nndiag.measures.attention_rule import LARGE
 from nndiag.measures.base import Measure, Need, Visit
 from nndiag.measures.stored_parameters import NO_ACTIVATIONS
 from nndiag.rules import LEARNS, Advice, Case, Rule, Verdict, View
@@ -28,6 +30,15 @@ _NAME = "saturation"
 UNIT_SAMPLES = 512
 """Samples before single units are called dead: below, up to 0.8% of healthy units look dead by chance."""
 
+GATES = ("input gate", "output gate", "reset gate", "candidate")
+"""What a recurrent layer decides anew at each step; forget and update gates say how long it keeps a state."""
+
+ONE_SIDED = 0.9
+"""Share of saturated entries in one tail that makes an offset of them, not a scale."""
+
+SHUT = 0.9
+"""Share of a gate's entries in its tails, from the first visit on, that leaves it nothing to decide."""
+
 LAYER_SAMPLES = 128
 """Samples before a layer that is off as a whole is called dead."""
 
@@ -37,7 +48,9 @@ def read(visit: Visit) -> Iterator[Reading | CoverageEntry]:
     for info in visit.now.layers.values():
         if info.role == "activation" and info.edges not in (None, (None, None)):
             yield from _read_activation(visit.now, info)
-        elif info.role == "attention":
+        elif info.role == "recurrent":
+            yield from _read_gates(visit.now, info)
+        elif info.role in ("attention", "softmax"):
             yield from _read_attention(visit.now, info)
         else:
             why = "this activation has no tails" if info.role == "activation" else "not an activation"
@@ -54,13 +67,36 @@ def _read_activation(now: Snapshot, info: LayerInfo) -> Iterator[Reading | Cover
     detail = _circumstances(now, info)
     for name, value in (("lower_tail", low), ("upper_tail", high)):
         yield Reading(_NAME, name, info.name, now.step, value, 1 / seen.entries, seen.k)
-    if info.bounded and not info.is_output:
+    if info.bounded:
+        detail |= {"is_output": info.is_output, "of": info.source}
         yield Reading(
             _NAME, "saturated", info.name, now.step, low + high, 1 / seen.entries, seen.k, None, detail
         )
     yield from _read_slope(now, info)
     if not info.bounded and not info.is_output:
         yield from _read_dead(now, info, [t for t in (probe, stream) if isinstance(t, Tails)], detail)
+
+
+def _read_gates(now: Snapshot, info: LayerInfo) -> Iterator[Reading | CoverageEntry]:
+    """The gate of a recurrent layer that is in its tails the most; to keep or to forget everything is no fault."""
+    found = {
+        name: tails
+        for name, tails in now.parts(info.name, "input", "probe", "tails").items()
+        if isinstance(tails, Tails) and name in GATES
+    }
+    if not found:
+        reason = now.gaps.get(Gap(info.name, "input", "probe"), "no gates of a known kind")
+        yield CoverageEntry(info.name, _NAME, "not observed", reason)
+        return
+    shares = {name: tails.fraction_low + tails.fraction_high for name, tails in found.items()}
+    name = max(shares, key=lambda each: shares[each])
+    worst = found[name]
+    for tail, value in (("lower_tail", worst.fraction_low), ("upper_tail", worst.fraction_high)):
+        yield Reading(_NAME, tail, info.name, now.step, value, 1 / worst.entries, worst.k)
+    detail: dict[str, Scalar] = {"activation": name, "seen_at": info.name, "trainable": info.trainable}
+    yield Reading(
+        *(_NAME, "saturated", info.name, now.step, shares[name], 1 / worst.entries, worst.k, None, detail)
+    )
 
 
 def _read_slope(now: Snapshot, info: LayerInfo) -> Iterator[Reading]:
@@ -133,10 +169,17 @@ def _judge_saturated(view: View) -> Verdict | None:
     reading, first = view.now("saturated"), view.first("saturated")
     if reading is None or reading.value <= view.threshold or reading.detail.get("trainable") is False:
         return None
+    if view.info is not None and view.info.role == "recurrent" and not _is_shut(view, reading):
+        return None
+    if reading.detail.get("is_output") and not _began_large(view, reading):
+        return None  # outputs may be sure of themselves
     evidence: dict[str, Scalar] = dict(reading.detail)
     evidence |= {"saturated": round(reading.value, 4), "samples": reading.n}
-    for name in ("lower_tail", "upper_tail", "transmission"):
-        evidence[name] = round(view.value(name), 4)
+    evidence |= {
+        name: round(view.value(name), 4)
+        for name in ("lower_tail", "upper_tail", "transmission")
+        if view.now(name) is not None
+    }
     if first is not None:
         evidence |= {"saturated_at_first_visit": round(first.value, 4), "first_visit": first.step}
         if "preactivation_rms" in first.detail:
@@ -149,17 +192,37 @@ def _judge_saturated(view: View) -> Verdict | None:
     return Verdict(severity, reading.value, evidence, (view.info.place,) if view.info else ())
 
 
+def _is_shut(view: View, reading: Reading) -> bool:
+    """Whether a gate was in its tails from the first visit on, and the network has not learned; gates learn to be."""
+    first = view.first("saturated")
+    return first is not None and min(first.value, reading.value) > SHUT and not view.has_learned()
+
+
+def _began_large(view: View, reading: Reading) -> bool:
+    """Whether the weights in front were far above the scale that fits them, before anything was learned."""
+    gain = view.of(str(reading.detail.get("of"))).series("weight_gain", "initialization")
+    return gain is not None and gain.first.value > LARGE * float(gain.first.detail["critical_gain"] or 1)
+
+
 def _advise_saturated(case: Case) -> Advice:
     e = case.leading.evidence
     share, kind = float(e["saturated"] or 0), e["activation"]
     early = float(e.get("saturated_at_first_visit") or 0) > 0.7
     message = (
-        f"{share:.0%} of the inputs of {kind} behind {_worst(case)} lie in its tails, where the gradient is below"
+        f"{share:.0%} of the inputs of {kind} behind {case.worst} lie in its tails, where the gradient is below"
         f" 5% of its maximum ({float(e['lower_tail'] or 0):.0%} low, {float(e['upper_tail'] or 0):.0%} high)."
     )
     rms = e.get("preactivation_rms")
     scale = f" by {float(rms):.1f}" if isinstance(rms, (int, float)) and rms > 1 else ""
-    if early:
+    if e["activation"] in GATES:
+        change = (
+            f"{case.where} begins with gates that are open or shut for good: set its biases to 0 (that of the forget"
+            " gate to 1), and check the scale of its weights and inputs."
+        )
+    elif early and max(float(e[tail] or 0) for tail in ("lower_tail", "upper_tail")) > ONE_SIDED * share:
+        message += " It was so from the first visit on, and nearly all lie on one side."
+        change = f"Set the bias of {case.where} to zero, and center what it reads."
+    elif early:
         message += " It was so from the first visit on: the weights start too large for this activation."
         change = (
             f"Shrink the initial weights of {case.where}: divide them{scale}, or use"
@@ -174,22 +237,11 @@ def _advise_saturated(case: Case) -> Advice:
             " a LayerNorm or BatchNorm in front of the activation bounds its inputs."
         )
     check = " It worked when `nndiag/saturation/saturated` of this layer stays below 0.5."
-    return Advice(message + _others(case), change + check)
+    return Advice(message + case.others, change + check)
 
 
-def _worst(case: Case) -> str:
-    """The layer that a message's numbers belong to."""
-    return case.layers[0] if case.layers else case.where
-
-
-def _others(case: Case) -> str:
-    """Names the further layers of a finding: the numbers are not theirs."""
-    rest = case.layers[1:]
-    if not rest:
-        return ""
-    more = f" and {len(rest) - 4} more" if len(rest) > 4 else ""
-    return f" Over the limit, too: {', '.join(rest[:4])}{more}."
-
+STARVED = 0.05
+"""Root mean square of what an activation reads below which its signs are those of leftovers."""
 
 ENOUGH_ALIVE = 0.8
 """Share of dead units up to which a network that learns has enough others."""
@@ -206,19 +258,27 @@ def _judge_dead(view: View) -> Verdict | None:
     needed = max(0.05 * units, min(outputs.last.value - 1, 0.1 * units) if outputs else 0.0)
     fell = view.loss_fell()
     limit = ENOUGH_ALIVE if fell is not None and fell >= LEARNS else view.threshold
-    if reading.value == 1.0 or (alive < needed and reading.value > view.threshold):
+    starved = _is_starved(reading)
+    if not starved and (reading.value == 1.0 or (alive < needed and reading.value > view.threshold)):
         severity = Severity.CRITICAL
     else:
         severity = Severity.WARNING if reading.value > max(limit, view.threshold) else Severity.INFO
     evidence: dict[str, Scalar] = dict(reading.detail)
     evidence |= {"alive": alive, "samples": reading.n, "dead_share": round(reading.value, 4)}
-    return Verdict(severity, reading.value, evidence, (view.info.place,) if view.info else ())
+    places = (view.info.place,) if view.info else ()
+    return Verdict(severity, reading.value, evidence, places, is_harmless=starved)
+
+
+def _is_starved(reading: Reading) -> bool:
+    """Whether what arrives is next to nothing, so that its sign means little: the fault is further up."""
+    scale = reading.detail.get("preactivation_rms")
+    return isinstance(scale, float) and scale < STARVED
 
 
 def _advise_dead(case: Case) -> Advice:
     e = case.leading.evidence
     message = (
-        f"{e['dead']} of {e['units']} units of {_worst(case)} were off ({e['activation']}) for all of {e['samples']}"
+        f"{e['dead']} of {e['units']} units of {case.worst} were off ({e['activation']}) for all of {e['samples']}"
         f" samples: each is on for fewer than {float(e['on_rate_below'] or 0):.2%} of samples and gets no gradient."
     )
     whole = e["dead"] == e["units"]
@@ -232,43 +292,7 @@ def _advise_dead(case: Case) -> Advice:
         f" wider than needed: {e['alive']} of {e['units']} units carry it."
     )
     check = " It worked when `nndiag/saturation/dead_share` of this layer falls."
-    return Advice(message + _others(case), change + check)
-
-
-def _judge_collapse(view: View) -> Verdict | None:
-    """ND203: a head's normalized entropy fell from above 0.3 to below 0.05."""
-    reading, first = view.now("attention_entropy"), view.first("attention_entropy")
-    if reading is None or first is None or not first.units or not reading.units:
-        return None
-    fallen = [
-        (now, head)
-        for head, (then, now) in enumerate(zip(first.units, reading.units, strict=False))
-        if then > 0.3 and now < view.threshold
-    ]
-    if not fallen:
-        return None
-    value, head = min(fallen)
-    evidence: dict[str, Scalar] = {
-        "head": head,
-        "entropy": round(value, 4),
-        "entropy_at_first_visit": round(first.units[head], 4),
-        "heads_collapsed": len(fallen),
-        "heads": len(reading.units),
-    }
-    return Verdict(Severity.WARNING, value, evidence, (view.info.place,) if view.info else ())
-
-
-def _advise_collapse(case: Case) -> Advice:
-    e = case.leading.evidence
-    message = (
-        f"Attention of {_worst(case)} collapsed: in {e['heads_collapsed']} of {e['heads']} heads nearly every query"
-        f" looks at one key only (normalized entropy {e['entropy']}, {e['entropy_at_first_visit']} at first)."
-    )
-    change = (
-        "Lower the learning rate or lengthen warm-up; normalize queries and keys before their product (QK norm)."
-        " It worked when `nndiag/saturation/attention_entropy` stays above 0.3."
-    )
-    return Advice(message + _others(case), change)
+    return Advice(message + case.others, change + check)
 
 
 def _rules() -> Iterable[Rule]:
@@ -295,17 +319,7 @@ def _rules() -> Iterable[Rule]:
         lead="earliest",
         explains=("ND302", "ND311", "ND406", "ND501", "ND601", "ND605"),
     )
-    yield Rule(
-        id="ND203",
-        name="attention-collapse",
-        measure=_NAME,
-        summary="attention heads that came to look at a single key",
-        reads="attention_entropy",
-        judge=_judge_collapse,
-        advise=_advise_collapse,
-        threshold=0.05,
-        lower_is_worse=True,
-    )
+    yield attention_rule.RULE
 
 
 MEASURE = Measure(

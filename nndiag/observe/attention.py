@@ -40,6 +40,24 @@ def attention_of(call: Call) -> Attention | str | None:
     return None
 
 
+def scores_of(call: Call) -> Tensor | str:
+    """[N, H, L, S] what a softmax that is written out is given, cut to few rows; or why it cannot be read.
+
+    Additive masks push forbidden keys below any real score.
+    """
+    arguments = list(call.args)
+    scores = arguments[0] if arguments else call.kwargs.get("input")
+    dim = arguments[1] if len(arguments) > 1 else call.kwargs.get("dim")
+    if not isinstance(scores, Tensor) or not isinstance(dim, int) or scores.is_nested or scores.dim() < 2:
+        return "a softmax over what has no rows of scores"
+    rows = scores.movedim(dim, -1)
+    rows = rows.unsqueeze(1) if rows.dim() == 2 else rows
+    rows = rows.unsqueeze(1) if rows.dim() == 3 else rows.flatten(0, -4) if rows.dim() > 4 else rows
+    kept = _spread(rows.shape[-2], rows.device)
+    rows = rows if kept is None else rows.index_select(-2, kept)
+    return rows.masked_fill(rows <= -1e4, -torch.inf)
+
+
 def bound_arguments(call: Call) -> dict[str, Any]:
     """The arguments of a functional attention call by name, defaults included."""
     if call.function == "scaled_dot_product_attention":
@@ -122,9 +140,16 @@ def _allowed(
 def _cut(queries: Tensor, keys: Tensor, allowed: Tensor | None) -> Attention:
     """At most ``MAX_QUERIES`` queries, evenly spread."""
     length = queries.shape[-2]
-    if length <= MAX_QUERIES:
+    kept = _spread(length, queries.device)
+    if kept is None:
         return Attention(queries, keys, allowed)
-    kept = torch.linspace(0, length - 1, MAX_QUERIES, device=queries.device).round().long()
     if allowed is not None and allowed.shape[-2] == length:
         allowed = allowed.index_select(-2, kept)
     return Attention(queries.index_select(-2, kept), keys, allowed)
+
+
+def _spread(length: int, device: torch.device) -> Tensor | None:
+    """Places of at most ``MAX_QUERIES`` rows; None: all."""
+    if length <= MAX_QUERIES:
+        return None
+    return torch.linspace(0, length - 1, MAX_QUERIES, device=device).round().long()

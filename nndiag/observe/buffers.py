@@ -145,6 +145,14 @@ class NormObserver:
         """Remembers how large real batches are at the input of each layer."""
         self._rows |= sizes
 
+    @property
+    def keep_statistics(self) -> bool:
+        """Whether there are batch normalizations with statistics to compare with the data, frozen or not."""
+        return any(
+            isinstance(module, _BATCH) and module._buffers.get("running_mean") is not None
+            for module in self._modules.values()
+        )
+
     def in_training(self) -> dict[nn.Module, int | None]:
         """Batch normalizations that use batches' own statistics now, and the size of their batches.
 

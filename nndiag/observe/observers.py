@@ -153,10 +153,11 @@ class Observers:
         if probe is None or not probe.certified:
             return
         norms = self.norms.in_training()
-        if Need.BATCH_STATISTICS in self._needs and norms:
+        if Need.BATCH_STATISTICS in self._needs and self.norms.keep_statistics:
             try:
                 trained = self._play(probe, "batch", functools.partial(training_statistics, norms=norms))
-                self._compare("disagreement/batch", [self._evaluated, trained])
+                if norms:
+                    self._compare("disagreement/batch", [self._evaluated, trained])
             except Exception as error:  # one value a channel, for one: evaluation is not affected
                 self._seen.notes.append(f"no replay with the batch's own statistics: {error}"[:200])
         roles = {info.role for info in self.wiring.layers.values()}

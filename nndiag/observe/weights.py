@@ -37,8 +37,9 @@ def read_weights(
         if Need.UNIT_SIGNATURES in needs:
             for domain in info.domains:
                 _sign(seen, info, domain, parameter, gradient, first)
-        if first and Need.WEIGHT_LAWS in needs and info.weight is not None:
-            weight = parameter(_full(info.name, info.weight))
+        name = _drawn(info)
+        if first and Need.WEIGHT_LAWS in needs and name is not None:
+            weight = parameter(_full(info.name, name))
             if weight is not None and _has_law(weight):
                 seen.statistics[Key(info.name, "weight", "weights", "law")] = WeightLaw.of(weight)
     return seen
@@ -72,6 +73,14 @@ def _sign(
             directions=_directions(info, domain, parameter) if first else None,
         )
         seen.statistics[Key(info.name, "weight", "weights", f"signature/{domain.name}")] = signature
+
+
+def _drawn(info: LayerInfo) -> str | None:
+    """The parameter whose law is sought: the weight, or the recurrent matrix."""
+    if info.role != "recurrent":
+        return info.weight
+    parts = (part for domain in info.domains for part in domain.parts)
+    return next((part.parameter for part in parts if part.view == "gates_recurrent"), None)
 
 
 def _has_law(weight: Tensor) -> bool:

@@ -22,6 +22,7 @@ from nndiag.observe.watch import Call
 _FUNCTIONAL_ROLES: dict[str, Role] = {
     "scaled_dot_product_attention": "attention",
     "multi_head_attention_forward": "attention",
+    "softmax": "softmax",
     **dict.fromkeys(("layer_norm", "batch_norm", "group_norm", "instance_norm", "rms_norm"), "norm"),
     **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"), "dropout"),
     **dict.fromkeys(("linear", "conv1d", "conv2d", "conv3d"), "weight"),
@@ -178,7 +179,8 @@ class Wiring:
             if known is None:
                 return self._custom(call, name) if self._may_run and name not in self._ignored else None
             return known
-        if known is not None and known.role == "activation":
+        inside = known.role if known is not None else None
+        if inside == "activation" or (inside == "attention" and call.function == "softmax"):
             return None  # the inside of an activation module is the activation
         if (
             known is not None

@@ -43,6 +43,16 @@ class AttentionEntropy(Statistic):
         scores = scores.clamp(-1e20, 1e20)
         if allowed is not None:
             scores = scores.masked_fill(~allowed, float("-inf"))
+        return cls.of_scores(scores)
+
+    @classmethod
+    def of_scores(cls, scores: Tensor) -> Self:
+        """Entropy of softmax(scores) over keys that are not masked.
+
+        Args:
+            scores: [N, H, L, S]; minus infinity where a query may not look at a key.
+        """
+        scores = scores.float()
         valid = torch.isfinite(scores)
         keys_seen = valid.sum(-1)
         logs = torch.log_softmax(scores.masked_fill(~valid, -1e30), dim=-1)

@@ -60,15 +60,33 @@ def slower_for_shift(program: Program, finding: Finding) -> Program:
     return with_rate_divided(program, max(2.0, math.sqrt(shift / limit)))
 
 
-def slower_for_ratio(program: Program, finding: Finding) -> Program:
-    """ND603: a hundredth of a weight's norm a step, or a thousandth where it was too little."""
+def slower_for_ratio(program: Program, finding: Finding) -> Program | None:
+    """ND603: a hundredth of a weight's norm a step and no more than one of gradient, or a thousandth if too little.
+
+    A schedule that jumps is to be corrected by hand.
+    """
+    if "lr_before" in finding.evidence:
+        return None
     ratio = number(finding, "update_ratio", 1.0)
-    return with_rate_divided(program, ratio / (1e-2 if ratio > 1e-2 else 1e-3))
+    treated = with_rate_divided(program, min(100.0, ratio / (1e-2 if ratio > 1e-2 else 1e-3)))
+    return with_clipping(treated, 1.0) if ratio > 0.5 else treated
 
 
 def clipped(program: Program, finding: Finding) -> Program:
-    """ND602: clip at the usual norm and lower the rate."""
+    """ND602: clip at the usual norm, lower the rate, and let recurrent matrices begin orthogonal."""
+    for module in named(program, finding):
+        for name, parameter in module.named_parameters(recurse=False):
+            if name.startswith("weight_hh"):
+                for gate in parameter.data.split(parameter.shape[1]):
+                    nn.init.orthogonal_(gate)
+    if "time_steps" in finding.evidence:
+        return with_clipping(program, 1.0)
     limit = max(number(finding, "median_gradient_norm", 1.0), 1e-3)
+    return with_rate_divided(with_clipping(program, limit), 3.0)
+
+
+def with_clipping(program: Program, limit: float) -> Program:
+    """The norm of the gradient is at most ``limit``."""
     for optimizer in optimizers(program):
         optimizer.register_step_pre_hook(
             lambda chosen, args, kwargs: (
@@ -76,7 +94,7 @@ def clipped(program: Program, finding: Finding) -> Program:
                 and None
             )
         )
-    return with_rate_divided(program, 3.0)
+    return program
 
 
 @torch.no_grad()
@@ -86,7 +104,10 @@ def redrawn(program: Program, finding: Finding) -> Program | None:
         module for module in named(program, finding) if callable(getattr(module, "reset_parameters", None))
     ]
     for module in drawn:
+        size = module.weight.abs().mean() if isinstance(module, nn.Embedding) else None
         module.reset_parameters()
+        if size is not None:
+            module.weight.mul_(size)
         bias = getattr(module, "bias", None)
         if isinstance(bias, Tensor):
             bias.zero_()
@@ -113,21 +134,44 @@ def rescaled(program: Program, finding: Finding, by: float) -> Program | None:
     return program if matrices else None
 
 
+@torch.no_grad()
 def shrunk(program: Program, finding: Finding) -> Program | None:
-    """ND201: divide by the size of the pre-activations where weights start too large, else a lower rate."""
-    if number(finding, "saturated_at_first_visit", 0.0) > 0.7:
+    """ND201: biases of zero for gates and offsets, smaller weights where these start too large, else slower."""
+    if number(finding, "saturated_at_first_visit", 0.0) <= 0.7:
+        return with_rate_divided(program, 3.0)
+    tails = [number(finding, name, 0.0) for name in ("lower_tail", "upper_tail")]
+    is_gate = str(finding.evidence["activation"]) in ("input gate", "output gate", "reset gate", "candidate")
+    if not is_gate and max(tails) <= 0.9 * number(finding, "saturated", 1.0):
         return rescaled(program, finding, 1 / max(1.0, number(finding, "preactivation_rms", 1.0)))
-    return with_rate_divided(program, 3.0)
+    for module in named(program, finding):
+        for name, parameter in module.named_parameters(recurse=False):
+            if "bias" in name:
+                parameter.zero_()
+    return program
 
 
-def scaled_to_gain(program: Program, finding: Finding) -> Program | None:
-    """ND311, ND312: scale each layer by the root of what it keeps of the gradient; no sigmoid in deep stacks."""
+@torch.no_grad()
+def drawn_to_scale(program: Program, finding: Finding) -> Program | None:
+    """ND311, ND312: weights that keep the gradient's scale; in stacks of sigmoids, ReLU for these."""
     if any(isinstance(module, nn.Sigmoid) for module in program.model.modules()):
         return opened(program, finding)
-    gain, layers = number(finding, "gradient_gain", 0.0), number(finding, "layers", 2.0)
-    if not 0 < gain < math.inf or gain == 1:
-        return redrawn(program, finding)
-    return rescaled(program, finding, gain ** (-0.5 / max(1.0, layers - 1)))
+    matrices = [
+        parameter
+        for module in named(program, finding)
+        for parameter in module.parameters(recurse=False)
+        if parameter.ndim > 1
+    ]
+    if finding.rule == "ND312" and all(map(_is_usual, matrices)):
+        gain, layers = number(finding, "gradient_gain", 1.0), number(finding, "layers", 2.0)
+        return rescaled(program, finding, gain ** (-0.5 / max(1.0, layers - 1)))
+    for matrix in matrices:
+        nn.init.kaiming_normal_(matrix)
+    return program if matrices else None
+
+
+def _is_usual(matrix: Tensor) -> bool:
+    """Whether its scale is within ten times (of variance) that of He et al. 2015."""
+    return float(matrix[0].numel() * matrix.square().mean()) < 20
 
 
 @torch.no_grad()
@@ -145,6 +189,18 @@ def opened(program: Program, _: Finding) -> Program | None:
         if isinstance(module, (nn.Linear, nn.Conv2d)) and squashing:
             nn.init.kaiming_normal_(module.weight)
     return program if squashing else None
+
+
+@torch.no_grad()
+def calmed(program: Program, finding: Finding) -> Program | None:
+    """ND203: weights of a usual scale where scores begin too large, else a lower rate."""
+    names = str(finding.evidence.get("large_weights", ""))
+    if not finding.evidence.get("from_the_start"):
+        return with_rate_divided(program, 5.0)
+    modules = dict(program.model.named_modules())
+    for name in filter(None, names.split(", ")):
+        modules[name].reset_parameters()
+    return program if names else None
 
 
 def refreshed(program: Program, finding: Finding) -> Program | None:
@@ -199,7 +255,8 @@ def standardized(program: Program, finding: Finding) -> Program | None:
         return None
     by_column = finding.rule == "ND408" or finding.evidence.get("fault") == "columns"
     kept = {"dim": tuple(range(x.ndim - 1)), "keepdim": True} if by_column else {}
-    mean, std = x.mean(**kept), x.std(**kept).clamp_min(1e-12)
+    mean, std = x.mean(**kept), x.std(**kept)
+    std = torch.where(std > 1e-6, std, 1.0)
     batches = [Batch((batch.x - mean) / std, batch.y) for batch in program.batches]
     return replace(program, batches=batches, test=Split((program.test.x - mean) / std, program.test.y))
 
@@ -213,9 +270,17 @@ def drops_less(program: Program, finding: Finding, p: float | None = None) -> Pr
     for module in found:
         units = number(finding, "units", 16.0)
         curve = [float(key[5:]) for key, value in finding.evidence.items() if _suffices(key, value, finding)]
-        advised = max(curve, default=0.0) if curve else min(0.5, max(0.0, 1 - 8 / units))
+        most = min(0.5, max(0.0, 1 - 8 / units))
+        advised = max(curve) if curve else most if "needed" in finding.evidence else min(most, _safe(finding))
         module.p = advised if p is None else p
     return program if found else None
+
+
+def _safe(finding: Finding) -> float:
+    """The largest p of the curve that leaves a degree of freedom an output less one; a tenth where none does."""
+    needed = number(finding, "outputs", 1.0) - 1
+    at = {float(key[5:]): float(str(v)) for key, v in finding.evidence.items() if key.startswith("at p=")}
+    return max((p for p, dof in at.items() if p > 0 and dof >= needed), default=0.1)
 
 
 def _suffices(key: str, value: object, finding: Finding) -> bool:
@@ -225,6 +290,9 @@ def _suffices(key: str, value: object, finding: Finding) -> bool:
 
 def given_to_optimizer(program: Program, finding: Finding) -> Program | None:
     """ND606: parameters that get gradients and are in no optimizer, or whose rate is 0."""
+    if finding.evidence.get("frozen"):
+        for module in named(program, finding):
+            module.requires_grad_(True)
     first = optimizers(program)[0]
     groups = [group for optimizer in optimizers(program) for group in optimizer.param_groups]
     rate = max(group["lr"] for group in groups)
@@ -244,12 +312,12 @@ TREATMENTS: dict[str, Treatment] = {
     "ND102": lambda program, _: with_rate_divided(program, 5.0),
     "ND201": shrunk,
     "ND202": slower_and_redrawn,
-    "ND203": lambda program, _: with_rate_divided(program, 5.0),
+    "ND203": calmed,
     "ND301": redrawn,
     "ND302": redrawn,
     "ND303": redrawn,
-    "ND311": scaled_to_gain,
-    "ND312": scaled_to_gain,
+    "ND311": drawn_to_scale,
+    "ND312": drawn_to_scale,
     **dict.fromkeys(("ND401", "ND402", "ND403", "ND407"), refreshed),
     "ND404": enlarged,
     "ND405": mixed,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from nndiag.layers import LayerInfo
 from nndiag.measures import Need
-from nndiag.observe.attention import attention_of
+from nndiag.observe.attention import attention_of, scores_of
 from nndiag.observe.taps.table import Reader
 from nndiag.observe.watch import Call
 from nndiag.statistics import AttentionEntropy
@@ -23,4 +23,16 @@ def _read_entropy(reader: TapReader, call: Call, info: LayerInfo, output: None) 
         reader.file(info.name, "input", "attention_entropy", AttentionEntropy.of(*attention))
 
 
-READERS = (Reader(Need.ATTENTION_ENTROPY, frozenset(("attention",)), "before", _read_entropy),)
+def _read_scores(reader: TapReader, call: Call, info: LayerInfo, output: None) -> None:
+    """Of attention, or a choice among experts, that is written out."""
+    scores = scores_of(call)
+    if isinstance(scores, str):
+        reader.gap(info.name, "input", scores)
+    else:
+        reader.file(info.name, "input", "attention_entropy", AttentionEntropy.of_scores(scores))
+
+
+READERS = (
+    Reader(Need.ATTENTION_ENTROPY, frozenset(("attention",)), "before", _read_entropy),
+    Reader(Need.ATTENTION_ENTROPY, frozenset(("softmax",)), "before", _read_scores),
+)

@@ -11,7 +11,17 @@ from nndiag.layers import LayerInfo
 from nndiag.measures import Need
 from nndiag.observe.burst import Burst
 from nndiag.observe.observation import Observation
-from nndiag.observe.taps import activations, attentions, bursts, dropouts, inputs, norms, outputs, recurrences
+from nndiag.observe.taps import (
+    activations,
+    attentions,
+    bursts,
+    dropouts,
+    gates,
+    inputs,
+    norms,
+    outputs,
+    recurrences,
+)
 from nndiag.observe.taps.table import Observer, Variant
 from nndiag.observe.watch import Call
 from nndiag.observe.wiring import Wiring, first_tensor
@@ -20,7 +30,7 @@ from nndiag.statistics import Rows, Statistic, Unreadable, canonical
 
 READERS = tuple(
     reader
-    for kind in (activations, attentions, outputs, inputs, norms, dropouts, recurrences, bursts)
+    for kind in (activations, attentions, outputs, inputs, norms, dropouts, recurrences, gates, bursts)
     for reader in kind.READERS
 )
 """Everything that is read of passing calls."""

@@ -95,6 +95,7 @@ def dead_bias(is_faulty: bool) -> Program:
     rule="ND311",
     also=("init_scale",),
     layers=tuple(f"hidden.{place}" for place in range(7)),
+    twin_follows=("ND311",),
     proof=Proof(sick=0.5, twin=0.85),
 )
 def deep_sigmoid(is_faulty: bool) -> Program:

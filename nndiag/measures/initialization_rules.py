@@ -1,0 +1,199 @@
+"""The rules of initialization: ND311 and ND312 of signal and gradient over depth, ND313 of the law of weights."""
+
+from __future__ import annotations
+
+import math
+
+from nndiag.findings import Reading, Scalar, Severity
+from nndiag.rules import Advice, Case, Rule, Verdict, View
+
+_NAME = "initialization"
+
+MIN_SIGNAL = 0.05
+"""Variance share of the last hidden layer below which samples can hardly be told apart."""
+
+PATIENCE = 40
+"""Updates before an unhealthy gain is a warning, if the loss has not moved."""
+
+OFF = 10.0
+"""Times that fan_in Var(W) may be off its critical value before it is mentioned."""
+
+
+def _is_learning(view: View) -> bool:
+    """Whether the loss has left its first value by 5%; unknown counts as yes."""
+    loss = view.run("loss")
+    if loss is None or not math.isfinite(loss.first.value):
+        return True
+    start = loss.first.value
+    return min(reading.value for reading in loss.recent) < start - 0.05 * abs(start)
+
+
+def _is_late(view: View, first: Reading) -> bool:
+    total = view.run("total_steps")
+    patience = max(PATIENCE, total.last.value / 10 if total else 0)
+    return view.step - first.step > patience
+
+
+def _severity(view: View, first: Reading) -> Severity:
+    is_stuck = _is_late(view, first) and not _is_learning(view) and not view.has_rivals
+    return Severity.WARNING if is_stuck else Severity.INFO
+
+
+def _evidence(view: View, gain: Reading) -> dict[str, Scalar]:
+    evidence: dict[str, Scalar] = {"gradient_gain": gain.value, "layers": gain.detail["layers"]}
+    signal, loss, classes = view.now("signal_share"), view.run("loss"), view.run("classes_seen")
+    if signal is not None:
+        evidence["signal_share"] = round(signal.value, 5)
+    if loss is not None:
+        evidence |= {"first_loss": round(loss.first.value, 4), "loss": round(loss.last.value, 4)}
+    if classes is not None:
+        evidence["loss_of_guessing"] = round(math.log(max(2.0, classes.last.value)), 4)
+    return evidence
+
+
+def _judge_vanishing(view: View) -> Verdict | None:
+    """ND311: total gain below 1e-3, or samples that can hardly be told apart behind the last hidden layer."""
+    gain, first, signal = view.now("gradient_gain"), view.first("gradient_gain"), view.now("signal_share")
+    if gain is None or first is None:
+        return None
+    is_flat = signal is not None and signal.value < MIN_SIGNAL
+    if gain.value >= view.threshold and not is_flat:
+        return None
+    blamed = (
+        gain.detail["shrinking"] if gain.value < view.threshold else signal.detail["low"] if signal else ""
+    )
+    places = tuple(str(blamed).split("|")) if blamed else (str(gain.detail["first"]),)
+    places = tuple(dict.fromkeys((*places, *_off_scale(view, large=False))))
+    return Verdict(_severity(view, first), gain.value, _evidence(view, gain), places)
+
+
+def _off_scale(view: View, *, large: bool) -> list[str]:
+    """Layers whose weights began ten times off the scale that keeps signals: the first one's has no gain to show."""
+    readings = [
+        series.first
+        for (measure, name, layer), series in view.history.series.items()
+        if (measure, name) == (_NAME, "weight_gain") and layer is not None
+    ]
+    ratios = ((r.value / float(r.detail["critical_gain"] or 1), r) for r in readings if r.detail["applies"])
+    return [str(r.layer) for ratio, r in ratios if (ratio > OFF if large else 0 < ratio < 1 / OFF)]
+
+
+def _judge_exploding(view: View) -> Verdict | None:
+    """ND312: total gain above 1e3; or it was at the first visit, and the loss, far above chance, is so still."""
+    gain, first = view.now("gradient_gain"), view.first("gradient_gain")
+    if gain is None or first is None:
+        return None
+    is_lasting = first.value > view.threshold and view.is_far_above_chance()
+    shown = first if is_lasting and gain.value <= view.threshold else gain
+    if shown.value <= view.threshold:
+        return None
+    places = tuple(str(shown.detail["growing"]).split("|"))
+    severity = Severity.WARNING if is_lasting else _severity(view, first)
+    places = tuple(dict.fromkeys((*places, *_off_scale(view, large=True))))
+    return Verdict(severity, shown.value, _evidence(view, shown), places)
+
+
+def _advise_vanishing(case: Case) -> Advice:
+    e = case.leading.evidence
+    gain, signal = float(e["gradient_gain"] or 0), e.get("signal_share")
+    each = gain ** (1 / max(1, int(e["layers"] or 2) - 1)) if gain > 0 else 0.0
+    message = (
+        f"Of the squared gradient at the output, {gain:.1e} reaches the first layer ({each:.2g} a layer)."
+    )
+    if isinstance(signal, (int, float)) and signal < MIN_SIGNAL:
+        message += f" Behind the last hidden layer only {signal:.1%} of the signal tells samples apart."
+    factor = f" by about {each**-0.5:.1f} each" if 0 < each < 1 else ""
+    change = (
+        f"Raise the initial weights of {case.where}{factor}: torch.nn.init.kaiming_normal_ for ReLU,"
+        " xavier_normal_ with gain 5/3 for tanh; for sigmoid stacks use tanh or ReLU, residual connections or"
+        " normalization. It worked when `nndiag/initialization/gradient_gain` at step 0 is between 0.001 and 1000."
+    )
+    return Advice(message, change)
+
+
+def _advise_exploding(case: Case) -> Advice:
+    e = case.leading.evidence
+    gain = float(e["gradient_gain"] or 0)
+    each = gain ** (1 / max(1, int(e["layers"] or 2) - 1)) if math.isfinite(gain) else math.inf
+    message = f"The squared gradient grows {gain:.1e} times from the output to the first layer ({each:.2g} a layer)."
+    factor = f" by about {each**0.5:.1f} each" if math.isfinite(each) else ""
+    change = (
+        f"Divide the initial weights of {case.where}{factor}, or use torch.nn.init.kaiming_normal_ (ReLU) or"
+        " xavier_normal_ (tanh); clip gradients meanwhile."
+        " It worked when `nndiag/initialization/gradient_gain` at step 0 is between 0.001 and 1000."
+    )
+    return Advice(message, change)
+
+
+def _judge_law(view: View) -> Verdict | None:
+    """ND313 (info): constant weights, or a gain more than ten times off critical where that means something."""
+    reading = view.now("weight_gain")
+    if reading is None or not reading.detail["applies"] or reading.detail["is_zero"]:
+        return None
+    ratio = reading.value / float(reading.detail["critical_gain"] or 1)
+    constant = reading.detail["laws"] == "constant"
+    if not constant and 1 / view.threshold <= ratio <= view.threshold:
+        return None
+    if view.info is not None and not view.info.trainable:
+        return None
+    return Verdict(Severity.INFO, ratio, dict(reading.detail) | {"gain_over_critical": round(ratio, 5)})
+
+
+def _advise_law(case: Case) -> Advice:
+    e = case.leading.evidence
+    law = f"follow {e['laws']}" if e["laws"] is not None else "were read by their norm alone"
+    return Advice(
+        f"{case.where}: initial weights {law} (std {e['std']}); fan_in Var(W) is"
+        f" {e['gain_over_critical']} of its critical value for {e['activation'] or 'a linear layer'}.",
+        f"For wide plain stacks the std that keeps signals is {_critical_std(e):.3g}. With residual connections or"
+        " normalization other scales can be right. It worked when `nndiag/initialization/gradient_gain` at step 0"
+        " is nearer to 1.",
+    )
+
+
+def _critical_std(evidence: dict[str, Scalar] | object) -> float:
+    e = evidence if isinstance(evidence, dict) else {}
+    return math.sqrt(float(e["critical_gain"] or 1) / max(1, int(e["fan_in"] or 1)))
+
+
+RULES = (
+    Rule(
+        id="ND311",
+        name="signal-vanishes",
+        measure=_NAME,
+        summary="hardly any gradient reaches the first layer, or samples all look alike to the last",
+        reads="gradient_gain",
+        judge=_judge_vanishing,
+        advise=_advise_vanishing,
+        threshold=1e-3,
+        persistence="at once",
+        is_of_run=True,
+        explains=("ND313", "ND601", "ND605"),
+        lower_is_worse=True,
+    ),
+    Rule(
+        id="ND312",
+        name="signal-explodes",
+        measure=_NAME,
+        summary="the gradient grows beyond measure on its way to the first layer",
+        reads="gradient_gain",
+        judge=_judge_exploding,
+        advise=_advise_exploding,
+        threshold=1e3,
+        persistence="at once",
+        is_of_run=True,
+        explains=("ND602", "ND313"),
+    ),
+    Rule(
+        id="ND313",
+        name="init-law",
+        measure=_NAME,
+        summary="which laws the initial weights fit, and how far their scale is from critical",
+        reads="weight_gain",
+        judge=_judge_law,
+        advise=_advise_law,
+        threshold=OFF,
+        persistence="at once",
+    ),
+)
+"""In the order of the catalogue."""
