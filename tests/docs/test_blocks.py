@@ -22,9 +22,10 @@ from typer.main import get_command
 import nndiag
 from nndiag.cli import app
 
-from .pages import PAGES, README, ROOT, blocks, name_of
+from .pages import DOCS, PAGES, README, ROOT, blocks, name_of
 
-START = ROOT / "docs" / "start.md"
+START = DOCS / "start.md"
+MIGRATION = DOCS / "migration.md"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
@@ -77,9 +78,19 @@ def test_python_block_runs(page: Path, number: int) -> None:
     assert names["monitor"].report.status == "ok"
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.filterwarnings(r"error::Warning:nndiag\..*")
+@pytest.mark.parametrize("number", range(len(blocks(MIGRATION, "python"))))
+def test_block_to_migrate_to_runs(number: int) -> None:
+    names = readers_names()
+    exec(blocks(MIGRATION, "python")[number], names)  # noqa: S102
+    assert names["monitor"].report.coverage.entries
+
+
 def commands() -> list[list[str]]:
     """Every command of every shell block, as words."""
-    lines = [line for page in PAGES for block in blocks(page, "bash") for line in block.splitlines()]
+    shell = [block.replace("\\\n", " ") for page in PAGES for block in blocks(page, "bash")]
+    lines = [line for block in shell for line in block.splitlines()]
     parts = [part for line in lines for part in line.split("&&")]
     return [words for part in parts if (words := shlex.split(part, comments=True))]
 
@@ -102,6 +113,18 @@ def test_command_and_its_options_exist(words: list[str]) -> None:
     command = get_command(app).commands[words[1]]  # type: ignore[attr-defined]
     known = {option for parameter in command.params for option in parameter.opts}
     assert {word for word in words if word.startswith("--")} <= known
+
+
+@pytest.mark.parametrize("words", [w for w in commands() if w[0] in ("python", "pytest")], ids=" ".join)
+def test_file_that_is_run_exists(words: list[str]) -> None:
+    own = ("docs/", "examples/", "tests/")
+    run = [word for word in words if word.startswith(own)]
+    modules = [word.replace(".", "/") for word in words if word.startswith("tests.")]
+    assert [file for file in run if not (ROOT / file).exists()] == []
+    homes = [(ROOT / f"{module}.py", ROOT / module / "__main__.py") for module in modules]
+    assert [
+        module for module, home in zip(modules, homes, strict=True) if not any(map(Path.exists, home))
+    ] == []
 
 
 @pytest.mark.parametrize("words", [w for w in commands() if w[0] == "pytest"], ids=" ".join)

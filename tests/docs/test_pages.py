@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import nndiag
 from nndiag.measures import MEASURES, RULES
 
+from .links import broken
 from .pages import MEASURE_PAGES, PAGES, README, name_of, prose
 
 
@@ -63,9 +64,7 @@ def test_rules_on_a_page_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_relative_links_resolve(page: Path) -> None:
-    links = re.findall(r"\]\(([^)\s]+)\)", prose(page))
-    local = [link.partition("#")[0] for link in links if "://" not in link and not link.startswith("#")]
-    assert [link for link in local if not (page.parent / link).exists()] == []
+    assert broken(prose(page), page) == []
 
 
 @pytest.mark.parametrize("measure", MEASURES)
