@@ -95,14 +95,22 @@ class Guard:
                 return
             where = traceback.extract_tb(error.__traceback__)[-1:]
             place = f" at {where[0].name}:{where[0].lineno}" if where else ""
-            self.causes[feature] = f"{type(error).__name__}: {error}"[:200] + place
+            self.causes[feature] = _described(error) + place
             _log.warning(
                 "%s failed (%s). Training is not affected; the feature is switched off if this goes on.",
                 feature,
                 self.causes[feature],
             )
-        except Exception:  # an error whose own str() fails must not get through either
-            self.causes[feature] = "an error that could not be described"
+        except Exception:  # nor must what fails in a handler of the user's log get through
+            self.causes.setdefault(feature, type(error).__name__)
+
+
+def _described(error: Exception) -> str:
+    """Kind and text of an error, whose own ``str()`` may fail."""
+    try:
+        return f"{type(error).__name__}: {error}"[:200]
+    except Exception:
+        return f"{type(error).__name__}, which cannot be described"
 
 
 def insist(function: Callable[[], None]) -> None:

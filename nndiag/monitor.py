@@ -128,6 +128,7 @@ class Monitor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+        self._optimizers = []
         if self._session is not None:
             self.guard.call("the report", self._session.close)
 
@@ -201,9 +202,11 @@ class Monitor:
 
 
 def _as_list(optimizer: Optimizer | Iterable[Optimizer] | None) -> list[Optimizer]:
+    """The optimizers themselves: wrappers, such as Accelerate's, are optimizers without hooks."""
     if optimizer is None:
         return []
-    return [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
+    given = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
+    return [getattr(each, "optimizer", each) for each in given]
 
 
 def _sinks(options: MonitorOptions) -> list[Sink]:

@@ -72,21 +72,20 @@ class Session:
         self.sinks = list(sinks)
         self.latest: Update | None = None
         self._step = self._last_step = -1
-        self._is_visit = False
-        self._updated = False
-        self._looked = False
+        self._is_visit = self._updated = self._looked = self._closed = False
         self._visits = 0
         self._first_bad: Tensor | None = None
         self._settings: dict[str, Scalar] = {}
         self._optimizers: set[int] = set()
         self._classes = 0
-        self._closed = False
         self._first_step: int | None = None
         self._notes: list[str] = []
         self._memory: Memory | None = None
 
     def begin_batch(self, step: int) -> None:
-        """A training batch of optimizer step ``step`` is about to run."""
+        """A training batch of optimizer step ``step`` is about to run; an error when the session is closed."""
+        if self._closed:
+            raise RuntimeError("this run is over: make a new monitor to watch again")
         with self._charged(step):
             if self._first_step is None:
                 self._set_out(step)
@@ -164,10 +163,12 @@ class Session:
             update = self._end_batch(loss, labels)
         is_regular = update is not None and self._step > max(START_UP)
         if is_regular and not self.schedule.is_visit(self._step + 1, self.budget.stride):
-            self.budget.settle()
+            self.budget.settle(self.schedule.cadence)
         return update
 
     def _end_batch(self, loss: Tensor | float | None, labels: Tensor | None) -> Update | None:
+        if self._closed:
+            return None
         if self._is_visit or self.schedule.is_counted(self._step):
             self.guard.call("the labels", self.observers.note_labels, labels)
         if self._updated:
@@ -217,19 +218,23 @@ class Session:
 
     def release(self) -> None:
         """Takes every hook out of the model."""
+        if self._closed:
+            return
         self.guard.clean_up("the weights", self.observers.updates.forget)
         self.guard.clean_up("the stream", self.observers.stream.detach)
         self.guard.clean_up("the probe", self.observers.disarm_probe)
 
     def close(self) -> Report:
-        """Ends the run, also after an exception: hooks off, sinks closed. Safe to call again."""
+        """Ends the run, also after an exception: hooks off, sinks closed, the model let go. Safe to call again."""
+        if self._closed:
+            return self.report()
         self.release()
         report = self.report()
-        if not self._closed:
-            self._closed = True
-            with _chance_kept():
-                for sink in self.sinks:
-                    self.guard.call(type(sink).__name__, sink.close, report)
+        self._closed = self._updated = True
+        del self.observers  # a report may be kept for long; the model need not be
+        with _chance_kept():
+            for sink in self.sinks:
+                self.guard.call(type(sink).__name__, sink.close, report)
         return report
 
     @property
@@ -240,7 +245,8 @@ class Session:
 
     def report(self) -> Report:
         """The report as it stands."""
-        self.diagnosis.run |= self._account()
+        self.diagnosis.run |= {} if self._closed else self._account()
+        self.diagnosis.note(*self.budget.notes)
         return self.diagnosis.report()
 
     def _diagnose(self, loss: Tensor | float | None, labels: Tensor | None) -> Update:
@@ -267,7 +273,7 @@ class Session:
             statistics={key: statistic.cpu() for key, statistic in observation.statistics.items()},
             gaps=observation.gaps,
             facts=facts,
-            notes=(*self._notes, *observation.notes),
+            notes=(*self._notes, *observation.notes, *self.budget.notes),
         )
         if self.diagnosis.first is None and self._first_step:  # what is seen first is not how the run began
             self.diagnosis.first = replace(snapshot, step=0)

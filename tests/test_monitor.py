@@ -96,6 +96,24 @@ def test_an_optimizer_of_another_model_is_ignored() -> None:
     assert monitor.report.status == "ok"
 
 
+class Wrapping(torch.optim.Optimizer):
+    """As Accelerate's: an optimizer that never called its base class."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
+
+
+def test_a_wrapped_optimizer_is_looked_into() -> None:
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with nndiag.Monitor(model, optimizer=Wrapping(optimizer), console=False, strict=True) as monitor:
+        model(torch.ones(4, 2)).sum().backward()
+        optimizer.step()
+        monitor.step()
+    assert monitor.guard.faults == {}
+    assert "update_ratio" in {reading.name for reading in monitor.report.readings}
+
+
 def test_several_optimizers() -> None:
     model = perceptron()
     optimizers = [sgd(model[0]), torch.optim.Adam(model[4].parameters())]

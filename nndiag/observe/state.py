@@ -9,6 +9,7 @@ written past it, by the builtin type's methods, and only where it changed.
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import operator
 import random
@@ -25,18 +26,7 @@ from torch import Tensor, nn
 from nndiag.observe.values import ATOMS, Refused, map_leaves, same
 
 _LIBRARIES = frozenset(
-    [
-        "nndiag",
-        "torch",
-        "lightning",
-        "pytorch_lightning",
-        "lightning_fabric",
-        "builtins",
-        "abc",
-        "typing",
-        "collections",
-        "torchmetrics",
-    ]
+    "nndiag torch lightning pytorch_lightning lightning_fabric torchmetrics builtins abc typing collections".split()
 )
 _NOT_OURS = _LIBRARIES | {"logging", "threading", "_thread"}
 _DICTS = (dict, collections.OrderedDict, collections.defaultdict, collections.Counter)
@@ -47,6 +37,8 @@ _SKIPPED = frozenset({"_trainer", "_fabric", "trainer"})
 _PLAIN = frozenset({bool, int, float, str, type(None)})
 _TABLES = frozenset({"_parameters", "_buffers"})
 _DEPTH = 4
+_DECORATED = contextlib.ContextDecorator()(len).__code__
+"""Code of every function that a context manager decorates."""
 
 
 @dataclass
@@ -272,7 +264,8 @@ class State:
             except ValueError:  # not filled yet
                 continue
             self._cells.append((cell, value, f"a closure of {path}"))
-            self._walk(value, f"a closure of {path}", 3)
+            for part in _made_of(value) if getattr(function, "__code__", None) is _DECORATED else (value,):
+                self._walk(part, f"a closure of {path}", 3)
         named = getattr(function, "__kwdefaults__", None) or {}
         for value in (*(getattr(function, "__defaults__", None) or ()), *named.values()):
             self._walk(value, f"a default of {path}", 3)
@@ -297,6 +290,12 @@ _ABSENT = object()
 def _is_users(kind: Any) -> bool:
     """Whether a class or function is of no library that is known to keep no state of a model's."""
     return str(kind.__module__).partition(".")[0] not in _NOT_OURS
+
+
+def _made_of(manager: Any) -> Collection[Any]:
+    """A manager made of a generator is made anew at each call of what it decorates: its own one is never read."""
+    parts = getattr(manager, "__dict__", {})
+    return [part for key, part in parts.items() if key != "gen"] if "gen" in parts else (manager,)
 
 
 def _inside(path: str, key: Any) -> str:

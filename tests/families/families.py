@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from operator import attrgetter, itemgetter
 from typing import Any, Literal
 
 import torch
+from harmless.kinds import Bundle, ModelOutput
 from lightning.pytorch.callbacks import (
     Callback,
     EMAWeightAveraging,
@@ -21,15 +23,22 @@ from torch.nn.utils import parametrizations
 from .networks import (
     Checkpointed,
     CountingMetric,
+    Failing,
     FunctionalAttention,
     FunctionalOnly,
     LastPosition,
+    Noisy,
+    Packed,
     PythonStateful,
     ResidualInPlace,
     SelfWriting,
+    TiedTokens,
     Tokens,
     TupleAttention,
+    Unwrapped,
+    Vectorized,
     Witness,
+    Wrapping,
 )
 from .programs import (
     Adversarial,
@@ -188,12 +197,20 @@ def lazy() -> nn.Module:
     return network
 
 
-def compiled() -> nn.Module:
+def shapeless() -> nn.Module:
+    """Layers that are shaped by the first batch of all."""
+    return nn.Sequential(nn.LazyLinear(8), nn.Tanh(), nn.LazyLinear(1))
+
+
+def compiled(backend: str = "aot_eager", **options: Any) -> nn.Module:
     """An inner compiled region."""
-    return nn.Sequential(
-        nn.Linear(8, 8), torch.compile(nn.Sequential(nn.Linear(8, 16), nn.ReLU()), backend="aot_eager"),
-        nn.Linear(16, 1),
-    )  # fmt: skip
+    inner = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Dropout(0.2))
+    return nn.Sequential(nn.Linear(8, 8), torch.compile(inner, backend=backend, **options), nn.Linear(16, 1))
+
+
+def wrapping(wrap: Callable[[torch.Tensor], Any], unwrap: Callable[[Any], torch.Tensor]) -> nn.Module:
+    """Layers that hand containers on."""
+    return nn.Sequential(Wrapping(8, wrap, unwrap), Wrapping(8, wrap, unwrap), Unwrapped(8, unwrap))
 
 
 def scripted() -> nn.Module:
@@ -282,7 +299,29 @@ FAMILIES: tuple[Family, ...] = (
     Family("variational glue", bottleneck, program=Encoding),
     Family("metric inside", metric_inside),
     Family("lazy", lazy),
+    Family("lazy until the first batch", shapeless),
     Family("gradient scaler", multilayer_perceptron, plugins=scaled_precision),
+    Family(
+        "gradient scaler fused",
+        multilayer_perceptron,
+        optimize=partial(torch.optim.AdamW, lr=0.01, fused=True),
+        plugins=scaled_precision,
+    ),
+    Family("tied embedding", lambda: nn.Sequential(Tokens(), TiedTokens()), (5,), Classification),
+    Family("packed sequence", lambda: nn.Sequential(Packed(4), nn.Linear(8, 1)), SEQUENCE),
+    Family("dict outputs", partial(wrapping, lambda x: {"hidden": x}, itemgetter("hidden"))),
+    Family("dataclass outputs", partial(wrapping, Bundle, attrgetter("scores"))),
+    Family("model outputs", partial(wrapping, ModelOutput, attrgetter("logits"))),
+    Family("vmap", lambda: nn.Sequential(Vectorized(8), nn.Linear(8, 1))),
+    Family("own generator", lambda: nn.Sequential(nn.Linear(8, 8), nn.Tanh(), Noisy(), nn.Linear(8, 1))),
+    Family("inner compile fullgraph", partial(compiled, fullgraph=True), is_compiled=True),
+    Family("inner compile dynamic", partial(compiled, dynamic=True), is_compiled=True),
     Family("double precision", multilayer_perceptron, trainer={"precision": "64-true"}),
     *(with_plain_loop(family) for family in (MLP, CNN, LSTM, STATEFUL)),
 )
+
+FAILING = Family("failing", lambda: nn.Sequential(nn.Linear(8, 8), nn.ReLU(), Failing(8, 1)))
+"""The user's own error ends the run."""
+
+INDUCTOR = Family("inner compile inductor", partial(compiled, "inductor"), is_compiled=True)
+"""Takes seconds to compile."""

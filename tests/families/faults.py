@@ -3,34 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from types import CodeType, FrameType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pytest
 import torch
 
 import nndiag
-from nndiag.guard import Guard
+from nndiag.guard import FunctionHooks, Guard, Hook
 
 Timing = Literal["early", "late"]
 """Before the entry did anything, or after it did its work."""
-
-KINDS: tuple[Callable[[], Exception], ...] = (
-    lambda: RuntimeError("injected"),
-    lambda: ValueError("injected"),
-    lambda: MemoryError("injected"),
-    lambda: KeyError("injected"),
-    lambda: AssertionError("injected"),
-    lambda: torch.OutOfMemoryError("injected"),
-    lambda: UnprintableError(),
-)
-
-_HOME = str(Path(nndiag.__file__).parent)
-_GUARD = str(Path(_HOME, "guard.py"))  # nobody guards the guard
 
 
 class UnprintableError(Exception):
@@ -38,6 +27,26 @@ class UnprintableError(Exception):
 
     def __str__(self) -> str:
         raise RuntimeError("no description")
+
+
+KINDS: tuple[type[Exception], ...] = (
+    *(RuntimeError, MemoryError, torch.OutOfMemoryError, RecursionError, KeyError, AssertionError),
+    *(ValueError, StopIteration, UnprintableError),
+)
+
+_HOME = str(Path(nndiag.__file__).parent)
+_GUARD = str(Path(_HOME, "guard.py"))  # nobody guards the guard
+
+
+class Entry(NamedTuple):
+    """A place where a run enters nndiag."""
+
+    feature: str
+    function: str
+
+
+HOOK = "a hook"
+"""Stands for the feature where a hook is entered: only its owner knows which one that is."""
 
 
 def marked_features() -> set[str]:
@@ -48,44 +57,75 @@ def marked_features() -> set[str]:
     return {member.guarded_feature for member in members if hasattr(member, "guarded_feature")}
 
 
-def watch_features(patch: pytest.MonkeyPatch) -> set[str]:
-    """A set that fills with the features guards are asked to run."""
-    seen: set[str] = set()
-    call = Guard.call
+def watch_entries(patch: pytest.MonkeyPatch) -> dict[Entry, int]:
+    """Fills with every entry that is passed, and how often."""
+    seen: dict[Entry, int] = Counter()
 
-    def noting(self: Guard, feature: str, *args: Any, **kwargs: Any) -> Any:
-        seen.add(feature)
-        return call(self, feature, *args, **kwargs)
+    def noting(entry: Entry, function: Callable[..., Any], is_clean_up: bool) -> Callable[..., Any]:
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            seen[entry] += 1
+            return function(*args, **kwargs)
 
-    patch.setattr(Guard, "call", noting)
+        return noted
+
+    _wrap_entries(patch, noting)
     return seen
 
 
-def inject(patch: pytest.MonkeyPatch, features: Collection[str], timing: Timing) -> None:
-    """Makes every guarded entry of the features fault, each time with the next kind of error."""
-    errors = itertools.cycle(KINDS)
-    call, clean_up = Guard.call, Guard.clean_up
+def inject(
+    patch: pytest.MonkeyPatch,
+    chosen: Collection[Entry],
+    timing: Timing,
+    kinds: Sequence[type[Exception]] = KINDS,
+) -> dict[Entry, int]:
+    """Makes every chosen entry fault, each time with the next kind of error; how often it did so, by entry."""
+    injected: dict[Entry, int] = Counter()
+    errors = itertools.cycle(kinds)
 
-    def faulty(function: Callable[..., Any], timing: Timing) -> Callable[..., Any]:
-        def entry(*args: Any, **kwargs: Any) -> Any:
-            if timing == "late":
+    def faulting(entry: Entry, function: Callable[..., Any], is_clean_up: bool) -> Callable[..., Any]:
+        def faulty(*args: Any, **kwargs: Any) -> Any:
+            # What takes hooks out is allowed to fail only after it did so: there is nobody behind it.
+            if timing == "late" or is_clean_up:
                 function(*args, **kwargs)
-            raise next(errors)()
+            injected[entry] += 1
+            raise next(errors)("injected")
 
-        return entry
+        return faulty if entry in chosen else function
 
-    def faulty_call(
-        self: Guard, feature: str, function: Callable[..., Any], *args: Any, **kwargs: Any
-    ) -> Any:
-        chosen = faulty(function, timing) if feature in features else function
-        return call(self, feature, chosen, *args, **kwargs)
+    _wrap_entries(patch, faulting)
+    return injected
 
-    def faulty_clean_up(self: Guard, feature: str, function: Callable[[], None]) -> None:
-        # What takes hooks out is allowed to fail only after it did so: there is nobody behind it.
-        return clean_up(self, feature, faulty(function, "late") if feature in features else function)
 
-    patch.setattr(Guard, "call", faulty_call)
-    patch.setattr(Guard, "clean_up", faulty_clean_up)
+Wrap = Callable[[Entry, Callable[..., Any], bool], Callable[..., Any]]
+
+
+def _wrap_entries(patch: pytest.MonkeyPatch, wrap: Wrap) -> None:
+    """Puts something of a test's around whatever a guard or a hook is about to run."""
+    call, clean_up = Guard.call, Guard.clean_up
+    make_hook, make_function_hooks = Hook.__init__, FunctionHooks.__init__
+
+    def guard_call(self: Guard, feature: str, function: Any, *args: Any, **kwargs: Any) -> Any:
+        return call(self, feature, wrap(_entry(feature, function), function, False), *args, **kwargs)
+
+    def guard_clean_up(self: Guard, feature: str, function: Any) -> None:
+        clean_up(self, feature, wrap(_entry(feature, function), function, True))
+
+    def hook(self: Hook, function: Any, on_fault: Any) -> None:
+        make_hook(self, wrap(_entry(HOOK, function), function, False), on_fault)
+
+    def function_hooks(self: FunctionHooks, before: Any, after: Any, on_fault: Any) -> None:
+        make_function_hooks(self, wrap(_entry(HOOK, before), before, False), after, on_fault)
+
+    patch.setattr(Guard, "call", guard_call)
+    patch.setattr(Guard, "clean_up", guard_clean_up)
+    patch.setattr(Hook, "__init__", hook)
+    patch.setattr(FunctionHooks, "__init__", function_hooks)
+
+
+def _entry(feature: str, function: Any) -> Entry:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return Entry(feature, function.__qualname__)
 
 
 @contextlib.contextmanager

@@ -5,10 +5,13 @@ from __future__ import annotations
 import random
 import weakref
 from collections import deque
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils.checkpoint import checkpoint
 from torchmetrics import MeanMetric
 
@@ -58,6 +61,90 @@ class TupleAttention(nn.Module):
         x = self.embedding(ids)
         mixed, _ = self.attention(x, x, x)
         return mixed.mean(dim=1)
+
+
+class TiedTokens(nn.Module):
+    """The same weight where tokens come in and where they go out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(10, 8)
+        self.head = nn.Linear(8, 10)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """[N, S] to [N, 10]."""
+        return self.head(torch.tanh(self.embedding(ids)).mean(dim=1))
+
+
+class Packed(nn.Module):
+    """A recurrent layer that is given, and returns, a packed sequence."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.recurrent = nn.LSTM(width, 8, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, S, C] to [N, 8]; samples differ in length."""
+        lengths = (x[:, 0, 0].abs() * 3).long().clamp(max=x.shape[1] - 1) + 1
+        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        padded, _ = pad_packed_sequence(self.recurrent(packed)[0], batch_first=True)
+        return padded.sum(dim=1) / lengths[:, None]
+
+
+class Wrapping(nn.Module):
+    """Returns its output in a container, and takes what such a layer returned.
+
+    Args:
+        width: Units.
+        wrap: Makes the container.
+        unwrap: Takes the tensor out of it.
+    """
+
+    def __init__(self, width: int, wrap: Callable[[Tensor], Any], unwrap: Callable[[Any], Tensor]) -> None:
+        super().__init__()
+        self.layer = nn.Linear(width, width)
+        self.wrap, self.unwrap = wrap, unwrap
+
+    def forward(self, x: Any) -> Any:
+        """[N, C], perhaps wrapped, to the same, wrapped."""
+        return self.wrap(torch.tanh(self.layer(x if isinstance(x, Tensor) else self.unwrap(x))))
+
+
+class Unwrapped(nn.Linear):
+    """A head that opens the container it is given."""
+
+    def __init__(self, width: int, unwrap: Callable[[Any], Tensor]) -> None:
+        super().__init__(width, 1)
+        self.unwrap = unwrap
+
+    def forward(self, x: Any) -> Tensor:
+        """A container of [N, C] to [N, 1]."""
+        return super().forward(self.unwrap(x))
+
+
+class Vectorized(nn.Module):
+    """Written for one sample, and mapped over the batch."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Dropout(0.2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C] to the same."""
+        return torch.vmap(self.inner, randomness="different")(x)
+
+
+class Noisy(nn.Module):
+    """Adds noise of a generator of its own, in training and in evaluation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noise = torch.Generator().manual_seed(7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape."""
+        return x + 0.1 * torch.randn(x.shape, generator=self.noise)
 
 
 class Checkpointed(nn.Module):
@@ -157,6 +244,19 @@ class CountingMetric(nn.Module):
         """Same shape."""
         self.metric.update(x.detach().abs().mean())
         return x * (1 + 0.1 * self.metric.compute())
+
+
+class Failing(nn.Linear):
+    """Raises in the fifth pass in train mode."""
+
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, inputs] to [N, outputs]."""
+        self.calls += self.training
+        if self.calls == 5:
+            raise KeyError("of the user's")
+        return super().forward(x)
 
 
 class Kept(nn.Linear):

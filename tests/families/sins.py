@@ -198,6 +198,56 @@ def read_parametrized(trainer: Any, module: Any, batch: Any) -> None:
         getattr(each, "weight", None)
 
 
+def leave_global_hook(trainer: Any, module: Any, batch: Any) -> None:
+    """A hook on every module there is; undone by the test."""
+    nn.modules.module.register_module_forward_hook(lambda *args: None)
+
+
+def round_states(trainer: Any, module: Any, batch: Any) -> None:
+    """Keeps the optimizer's averages in half the bytes."""
+    for state in trainer.optimizers[0].state.values():
+        state["exp_avg"].copy_(state["exp_avg"].bfloat16())
+
+
+def round_gradients(trainer: Any, module: Any, batch: Any) -> None:
+    """The same with gradients."""
+    for parameter in module.parameters():
+        if parameter.grad is not None:
+            parameter.grad.copy_(parameter.grad.bfloat16())
+
+
+def ask_for_gradients(trainer: Any, module: Any, batch: Any) -> None:
+    """Makes every parameter take part, as a full backward pass would need it."""
+    for parameter in module.parameters():
+        parameter.requires_grad_()
+
+
+def replace_parameters(trainer: Any, module: Any, batch: Any) -> None:
+    """Puts equal parameters in the place of those that the optimizer knows."""
+    for each in module.modules():
+        for name, parameter in list(each._parameters.items()):
+            if parameter is not None:
+                each._parameters[name] = nn.Parameter(parameter.detach().clone())
+
+
+def draw_from_modules(trainer: Any, module: Any, batch: Any) -> None:
+    """Uses the generators it finds in the model."""
+    for each in module.modules():
+        if isinstance(getattr(each, "noise", None), torch.Generator):
+            torch.randn(1, generator=each.noise)
+
+
+def nudge_rate(trainer: Any, module: Any, batch: Any) -> None:
+    """Writes the learning rate back in single precision."""
+    for group in trainer.optimizers[0].param_groups:
+        group["lr"] = float(np.float32(group["lr"]))
+
+
+def stop_run(trainer: Any, module: Any, batch: Any) -> None:
+    """Has seen enough."""
+    trainer.should_stop = True
+
+
 SINS: tuple[Sin, ...] = (
     Sin("torch randomness", "forward hook", _on_tensors(lambda y: _none(torch.randperm(3))), (MLP, LSTM)),
     Sin("python randomness", "batch end", _silently(lambda *_: random.random()), (MLP,)),
@@ -228,12 +278,22 @@ SINS: tuple[Sin, ...] = (
     Sin("attribute left", "batch end", leave_attribute, (MLP,)),
     Sin("thread left", "batch end", leave_thread, (MLP,)),
     Sin("function patched", "batch end", patch_function, (MLP,)),
+    Sin("global hook left", "batch end", leave_global_hook, (MLP,)),
+    Sin("setting left", "batch end", _silently(lambda *_: torch.set_autocast_cache_enabled(False)), (MLP,)),
     Sin("file written", "batch end", _silently(lambda *_: Path("trace.txt").write_text("x")), (MLP,)),
     Sin("warning given", "batch end", _silently(lambda *_: warnings.warn("look", stacklevel=1)), (MLP,)),
     Sin("full backward hooks", "batch end", full_backward_hooks, (CNN,)),
     Sin("gradients zeroed", "batch end", _silently(lambda t, m, b: m.zero_grad()), (ACCUMULATION,)),
     Sin("extra backward", "batch end", extra_backward, (ACCUMULATION,)),
     Sin("weights clamped", "batch end", clamp_weights, (MLP,)),
+    Sin("gradients rounded", "batch end", round_gradients, (ACCUMULATION,)),
+    Sin("optimizer state rounded", "batch end", round_states, (MLP,)),
+    Sin("activation rounded", "forward hook", _on_tensors(lambda y: y.bfloat16().to(y.dtype)), (MLP,)),
+    Sin("gradients asked for", "batch end", ask_for_gradients, (FROZEN,)),
+    Sin("parameters replaced", "batch end", replace_parameters, (MLP,)),
+    Sin("learning rate rounded", "batch end", nudge_rate, (MLP,)),
+    Sin("run stopped", "batch end", stop_run, (MLP,)),
+    Sin("model's own generator drawn from", "batch end", draw_from_modules, (STATEFUL,)),
     Sin("weight attributes read", "batch end", read_parametrized, (SPECTRAL,)),
     Sin("metric logged", "batch end", _silently(lambda t, m, b: m.log("x", 1.0)), (MLP,)),
     Sin("mode toggled", "batch end", _silently(lambda t, m, b: m.eval() and m.train()), (FROZEN,)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,21 +11,21 @@ import torch
 import nndiag
 from nndiag.observe import schedule
 
-from .families import COMPILED, FAMILIES, STATEFUL, Family
+from .families import FAMILIES, INDUCTOR, STATEFUL, Family
 from .outcome import differing
 from .training import bare, fit, loop
-from .watched import changes, watched
+from .watched import changes, number, watched
 
-EVERY_STEP, SOME_STEPS = "every step", "some steps"
+ON, EVERY_STEP, EVERY_TENTH = "on", "every step", "every 10 steps"
 
 
-@pytest.fixture(params=[EVERY_STEP, SOME_STEPS])
-def cadence(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Visits at each step (a start-up of one), or start-up visits and then each third step."""
-    if request.param == EVERY_STEP:
-        monkeypatch.setattr(schedule, "START_UP", frozenset({0}))
-        return {"every_n_train_steps": 1}
-    return {"every_n_train_steps": 3}
+@pytest.fixture
+def cadence(arm: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Visits as they come without any option; or at each step; or, after the first, at each tenth."""
+    if arm == ON:
+        return {}
+    monkeypatch.setattr(schedule, "START_UP", frozenset({0}))
+    return {"every_n_train_steps": 1 if arm == EVERY_STEP else 10}
 
 
 def by_name(family: Family) -> str:
@@ -32,10 +33,18 @@ def by_name(family: Family) -> str:
     return family.name.replace(" ", "-")
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=by_name)
-def test_run_with_nndiag_differs_in_no_value(family: Family, cadence: dict[str, Any]) -> None:
+SLOW_TO_COMPILE = pytest.param(INDUCTOR, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("arm", [ON, EVERY_STEP, pytest.param(EVERY_TENTH, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("family", [*FAMILIES, SLOW_TO_COMPILE], ids=by_name)
+def test_run_with_nndiag_differs_in_no_value(
+    family: Family, arm: str, cadence: dict[str, Any], record_property: Callable[[str, object], None]
+) -> None:
     run, monitor = watched(family, **cadence)
-    assert changes(family, run) == {}
+    found = changes(family, run)
+    record_property("exact", (family.name, arm, number(found)))
+    assert found == {}
     assert monitor.report.coverage.entries
     assert monitor.guard.faults == {}
 
@@ -62,9 +71,17 @@ def test_probe_switched_off_is_exact_too() -> None:
     assert isinstance(monitor.report, nndiag.Report)
 
 
-def test_compiled_region_gets_no_new_graph() -> None:
-    run, _ = watched(COMPILED, every_n_train_steps=1)
-    assert run.values["graphs"] == bare(COMPILED).values["graphs"] > 0
+COMPILED_FAMILIES = [family for family in FAMILIES if family.is_compiled]
+
+
+@pytest.mark.parametrize("family", COMPILED_FAMILIES, ids=by_name)
+def test_compiled_region_gets_no_new_graph(family: Family) -> None:
+    run, _ = watched(family, every_n_train_steps=1)
+    assert run.values["graphs"] == bare(family).values["graphs"] > 0
+
+
+def test_there_are_families_enough() -> None:
+    assert len({family.name for family in FAMILIES}) == len(FAMILIES) >= 34
 
 
 def test_a_single_bit_is_noticed() -> None:

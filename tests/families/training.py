@@ -24,7 +24,7 @@ from .families import Family
 from .outcome import Outcome, Surroundings, flatten, hook_counts, model_state, random_streams
 from .programs import Regression
 
-TRAINING_SAMPLES, VALIDATION_SAMPLES, BATCH = 32, 16, 8
+TRAINING_SAMPLES, VALIDATION_SAMPLES, BATCH = 44, 16, 8  # six batches, of which the last is smaller
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def _build(family: Family) -> Regression:
 
 def _loaders(family: Family) -> tuple[DataLoader[Any], DataLoader[Any]]:
     generator = torch.Generator().manual_seed(1)
-    dtype = torch.float64 if family.trainer.get("precision") == "64-true" else torch.float32
+    dtype = torch.float64 if family.trainer.get("precision") == "64-true" else torch.get_default_dtype()
     samples = torch.randn(TRAINING_SAMPLES + VALIDATION_SAMPLES, *family.shape, generator=generator).to(dtype)
     dataset = TensorDataset(samples, family.program.targets(samples))
     training, validation = (

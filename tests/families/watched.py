@@ -31,15 +31,27 @@ def watched(
         options: The monitor's.
     """
     bare(family)  # what a process does or says only once belongs to the bare run
+    made: list[Any] = []
+    run = train(family, made, prepare, during, **options)
+    return run, made[0]
+
+
+def train(
+    family: Family,
+    made: list[Any],
+    prepare: Callable[[Any], None] | None = None,
+    during: AbstractContextManager[None] | None = None,
+    **options: Any,
+) -> Run:
+    """Trains with a monitor, which is added to ``made`` before training begins."""
     options = {**QUIET, **options}
     during = during or contextlib.nullcontext()
     if family.loop == "lightning":
-        callback = nndiag.DiagnosticsMonitor(**options)
+        made.append(nndiag.DiagnosticsMonitor(**options))
         if prepare:
-            prepare(callback)
+            prepare(made[0])
         with during:
-            return fit(family, callback), callback
-    made: list[Any] = []
+            return fit(family, made[0])
 
     def make(model: Any, optimizer: Any) -> AbstractContextManager[Any]:
         made.append(nndiag.Monitor(model, optimizer=optimizer, **options))
@@ -48,7 +60,7 @@ def watched(
         return made[0]
 
     with during:
-        return loop(family, make), made[0]
+        return loop(family, make)
 
 
 def changes(family: Family, run: Run) -> dict[str, Any]:
@@ -57,3 +69,8 @@ def changes(family: Family, run: Run) -> dict[str, Any]:
     found: dict[str, Any] = dict(differing(expected.values, run.values))
     extra = run.warnings - expected.warnings
     return found | ({"warnings": sorted(extra)} if extra else {})
+
+
+def number(found: dict[str, Any]) -> int:
+    """How many values differ; what is not counted is one."""
+    return sum(value if isinstance(value, int) else 1 for value in found.values())

@@ -7,13 +7,13 @@ import dataclasses
 import gc
 import tracemalloc
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from families.outcome import Surroundings, differing, hook_counts
+from families.outcome import Surroundings, differing, flatten, hook_counts
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import optimizer as optimizers
@@ -25,6 +25,8 @@ from nndiag.statistics import Tails
 
 MOST_BYTES = 100
 """That may stay behind a step, on average."""
+
+Record = Callable[[str, object], None]
 
 QUIET: dict[str, Any] = {"max_overhead": None, "console": False, "strict": True}
 
@@ -87,15 +89,19 @@ def _traced() -> int:
     return tracemalloc.get_traced_memory()[0]
 
 
-def test_memory_does_not_grow_with_steps(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_steps(tmp_path: Path, record_property: Record) -> None:
     """What is read seldom fills its short history late; what is read at each visit has long filled it."""
-    assert bytes_a_step(tmp_path, 400, 1200, every_n=100) < MOST_BYTES
+    slope = bytes_a_step(tmp_path, 400, 1200, every_n=100)
+    record_property("slope", (1200, slope))
+    assert slope < MOST_BYTES
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_memory_does_not_grow_with_ten_thousand_steps(tmp_path: Path) -> None:
-    assert bytes_a_step(tmp_path, 1000, 10_000, every_n=50) < MOST_BYTES
+def test_memory_does_not_grow_with_ten_thousand_steps(tmp_path: Path, record_property: Record) -> None:
+    slope = bytes_a_step(tmp_path, 1000, 10_000, every_n=50)
+    record_property("slope", (10_000, slope))
+    assert slope < MOST_BYTES
 
 
 def test_growth_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +109,7 @@ def test_growth_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     step = nndiag.Monitor.step
 
     def leaking(self: nndiag.Monitor, *args: Any) -> None:
-        leak.append(bytes(100 + len(leak)))
+        leak.append(bytes(3000 + len(leak)))  # what a run lets go of meanwhile is less
         step(self, *args)
 
     monkeypatch.setattr(nndiag.Monitor, "step", leaking)
@@ -235,3 +241,35 @@ def test_a_model_goes_with_its_monitor(ending: str) -> None:
     del model, optimizer, monitor
     gc.collect()
     assert [ref() for ref in alive] == [None] * len(alive)
+
+
+def test_a_model_goes_before_a_closed_monitor() -> None:
+    """Who keeps the monitor for its report keeps no model, and loses nothing that the monitor found."""
+    model, optimizer = seeded()
+    with nndiag.Monitor(model, optimizer=optimizer, stop_on="warning", **QUIET) as monitor:
+        train(model, optimizer, monitor, 4)
+        found = monitor.report.to_json(), monitor.should_stop, monitor.state_dict()
+    assert found[2]
+    alive = [weakref.ref(each) for each in (model, optimizer, *model.parameters(), *model.buffers())]
+    del model, optimizer
+    gc.collect()
+    assert [ref() for ref in alive] == [None] * len(alive)
+    monitor.step(0.5)  # one too many changes nothing
+    assert differing(flatten(found[2]), flatten(monitor.state_dict())) == {}
+    assert monitor.should_stop == found[1]
+    assert monitor.report.run["visits"] == 4
+    assert monitor.report.readings
+
+
+def test_a_closed_monitor_says_that_it_watches_no_more() -> None:
+    model, optimizer = seeded()
+    untouched = hook_counts(model, [optimizer])
+    monitor = nndiag.Monitor(model, optimizer=optimizer, **{**QUIET, "strict": False})
+    with monitor:
+        train(model, optimizer, monitor, 1)
+    with monitor:
+        train(model, optimizer, monitor, 1)
+    assert "make a new monitor" in monitor.guard.causes["the monitor"]
+    assert monitor.report.run["visits"] == 1
+    assert differing(untouched, hook_counts(model, [optimizer])) == {}
+    assert hooks_of_all_optimizers() == (0, 0)

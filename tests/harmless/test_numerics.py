@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -85,11 +85,26 @@ def view(x: Tensor) -> Tensor:
     return found
 
 
+ERRORS: list[float] = []
+"""Largest relative errors of the present test."""
+
+
+@pytest.fixture(autouse=True)
+def _errors_recorded(record_property: Callable[[str, object], None]) -> Iterator[None]:
+    ERRORS.clear()
+    yield
+    if ERRORS:
+        record_property("numerics", max(ERRORS))
+
+
 def assert_close(actual: ArrayLike, expected: ArrayLike, scale: ArrayLike | None = None) -> None:
     """Within ``LIMIT`` of the truth, or of what a number is a small rest of."""
     truth = np.asarray(expected, np.longdouble)
     off = np.abs(np.asarray(actual, np.longdouble) - truth)
-    assert (off <= LIMIT * (np.abs(truth) if scale is None else np.asarray(scale))).all(), off.max()
+    most = np.broadcast_to(np.abs(truth) if scale is None else np.asarray(scale), off.shape)
+    relative = np.divide(off, most, out=np.where(off == 0, 0, np.longdouble(np.inf)), where=most > 0)
+    ERRORS.append(float(relative.max(initial=0)))
+    assert (off <= LIMIT * most).all(), off.max()
 
 
 def root_sum(x: Wide, axis: int | None = None) -> Wide:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -194,6 +194,13 @@ def assert_harmless(bare: Run, watched: Run) -> None:
     accounted = {entry.layer for entry in coverage}
     assert {"trunk", "head", *(f"roles.{name}" for name in every_role())} <= accounted
     assert monitor.report.to_json()
+
+
+@pytest.fixture(autouse=True)
+def _kind_recorded(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> None:
+    """For who counts them."""
+    if hasattr(request.node, "callspec"):
+        record_property("zoo", request.node.callspec.params["kind"])
 
 
 @pytest.fixture(autouse=True)

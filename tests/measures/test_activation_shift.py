@@ -221,6 +221,7 @@ def test_the_first_twenty_steps_are_not_judged() -> None:
     assert "ND101" not in watched.findings()
 
 
+@pytest.mark.usefixtures("float32")
 @pytest.mark.parametrize("is_rising", [True, False], ids=["rising", "constant"])
 def test_a_rising_learning_rate_is_not_judged(is_rising: bool) -> None:
     """Labels at random keep the network moving; once the rate stands still the same movement is an alarm."""
@@ -250,6 +251,7 @@ FAST = {
 }
 
 
+@pytest.mark.usefixtures("float32")
 @pytest.mark.parametrize(("make", "fast", "usual"), FAST.values(), ids=FAST)
 def test_too_high_a_learning_rate_leads(
     make: Make, fast: Callable[..., torch.optim.Optimizer], usual: Callable[..., torch.optim.Optimizer]
@@ -261,6 +263,7 @@ def test_too_high_a_learning_rate_leads(
     assert warnings_of(twin) == []
 
 
+@pytest.mark.usefixtures("float32")
 def test_shift_too_fast_takes_its_symptoms_along() -> None:
     watched = run(partial(stack, nn.Tanh), 62, partial(SGD, lr=5.0))
     top = watched.report.findings[0]

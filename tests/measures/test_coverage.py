@@ -141,7 +141,7 @@ ODD: dict[str, Callable[[], nn.Module]] = {
     "integers beside": lambda: Odd(lambda x: (x.argmax(-1), x), lambda pair: pair[1]),
     "complex": lambda: Odd(lambda x: torch.complex(x, x), lambda z: z.real),
     "sparse": lambda: Odd(lambda x: x.to_sparse(), lambda s: s.to_dense()),
-    "half": lambda: Odd(lambda x: x.half(), lambda h: h.float()),
+    "half": lambda: Odd(lambda x: x.half(), lambda h: h.to(torch.get_default_dtype())),
     "infinite": lambda: Odd(lambda x: torch.where(x > 1, torch.inf, x), lambda x: x.clamp(max=1)),
     "complex activation": lambda: Bare(lambda x: torch.tanh(torch.complex(x, x)).real),
     "infinite activation": lambda: Bare(lambda x: torch.tanh(torch.where(x > 1, torch.inf, x))),

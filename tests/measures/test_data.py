@@ -70,7 +70,7 @@ def test_the_advice_gives_mean_and_scale() -> None:
 
 def one_hot(x: Tensor) -> Tensor:
     """256 columns, one of which is 1: a standard deviation of 1/16, a length of 1."""
-    return F.one_hot((x[:, 0].abs() * 100).long() % 256, 256).float()
+    return F.one_hot((x[:, 0].abs() * 100).long() % 256, 256).to(x.dtype)
 
 
 def bordered(x: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ def bordered(x: Tensor) -> Tensor:
 
 def rare(x: Tensor) -> Tensor:
     """Counts: sparse, not small."""
-    return (x > 2.2).float()
+    return (x > 2.2).to(x.dtype)
 
 
 HEALTHY: dict[str, tuple[Change, Callable[[], nn.Module]]] = {

@@ -121,6 +121,7 @@ def test_healthy_batch_normalization_is_silent_and_measured() -> None:
     assert abs(run.reading("input_icc", None).value) < 0.02
 
 
+@pytest.mark.usefixtures("float32")
 def test_slow_momentum_and_its_repair() -> None:
     """The statistics are still almost (0, 1); refreshing them at fixed weights brings the accuracy back."""
     model = perceptron(lambda width: nn.BatchNorm1d(width, momentum=1e-4))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import threading
 import types
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -238,6 +240,29 @@ def test_dead_proxy_is_passed_over() -> None:
 )
 def test_iterators_are_told(held: Any) -> None:
     assert State(model_with(held={"k": [held]}), parameters=False).iterators == ["held[k][]"]
+
+
+@contextlib.contextmanager
+def entering(note: Note) -> Iterator[None]:
+    """Counts how often it was entered."""
+    note.count += 1  # type: ignore[attr-defined]
+    yield
+
+
+def test_manager_that_decorates_is_made_anew_at_each_call() -> None:
+    """The generator it holds is never run; what it is made of is walked."""
+    note = Note(count=0)
+    model = model_with(held=entering(note)(lambda: None))
+    state = State(model, parameters=False)
+    assert state.iterators == []
+    model.held()
+    assert note.count == 1  # type: ignore[attr-defined]
+    assert len(state.restore()[1]) == 1
+    assert note.count == 0  # type: ignore[attr-defined]
+
+
+def test_manager_that_is_held_can_be_entered_once() -> None:
+    assert State(model_with(held=entering(Note(count=0))), parameters=False).iterators == ["held.gen"]
 
 
 def test_frameworks_are_not_walked() -> None:
