@@ -97,6 +97,12 @@ def check(
     model: Annotated[
         str | None, typer.Option(metavar="PKG.MOD:FACTORY", help="Builds the model; runs your code.")
     ] = None,
+    lightning: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PKG.MOD:CLASS", help="Makes it of plain hyperparameters in the file; runs your code."
+        ),
+    ] = None,
     data: Annotated[
         str | None, typer.Option(metavar="PKG.MOD:LOADER", help="Gives batches for it; runs your code.")
     ] = None,
@@ -107,11 +113,14 @@ def check(
     """Check a checkpoint, or a series of them in the order of their steps; no code in them is run."""
     from nndiag import offline
 
+    if model is not None and lightning is not None:
+        raise typer.BadParameter("--model makes the model already", param_hint="--lightning")
     if repair_bn is not None:
-        if model is None or data is None or len(paths) != 1:
+        if (model or lightning) is None or data is None or len(paths) != 1:
             raise typer.BadParameter("needs --model, --data and one checkpoint", param_hint="--repair-bn")
         offline.check_free(repair_bn)
     net = None if model is None else offline.model_of(model)
+    net = net if lightning is None else offline.lightning_of(lightning, paths)
     batches = None if data is None else offline.data_of(data)
     with _progress() as progress:
         result = offline.check(
@@ -132,13 +141,16 @@ def compare(
     fail_on: Annotated[
         FailOn, typer.Option(help="Severity of a finding that appeared from which the exit status is 1.")
     ] = FailOn.CRITICAL,
+    select: Select = None,
+    ignore: Ignore = None,
 ) -> None:
     """Say what differs between two checkpoints, or between two recorded runs."""
     if format_ not in (Format.TEXT, Format.JSON):
         raise typer.BadParameter("comparisons are printed as text or json", param_hint="--format")
     from nndiag.offline import compare as compare_both
+    from nndiag.options import Selection
 
-    result = compare_both(first, second)
+    result = compare_both(first, second, selection=Selection.checked(select=select, ignore=ignore))
     text = result.to_json() if format_ is Format.JSON else str(result)
     _write(text, output)
     raise typer.Exit(_status((change.severity for change in result.appeared), fail_on))

@@ -108,6 +108,11 @@ class Diagnosis:
         findings = self.ledger.findings(self.history, self.measures)
         return Report(findings, tuple(self.history.latest()), self.coverage, dict(self.run))
 
+    def note(self, *notes: str) -> None:
+        """Adds what the coverage should say, each once."""
+        known = tuple(dict.fromkeys((*self.coverage.notes, *notes)))
+        self.coverage = Coverage(self.coverage.entries, known)
+
     def _merge_coverage(self, new: Coverage) -> Coverage:
         """What was measured once stays measured; a reason is replaced by a newer one."""
         merged = {(entry.layer, entry.measure): entry for entry in self.coverage}

@@ -6,6 +6,7 @@ and checkpoints end in this one type.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -69,12 +70,17 @@ class Snapshot:
 
     def parts(self, layer: str, tap: Tap, observer: Observer, statistic: str) -> dict[str, Statistic]:
         """The statistics of one kind by part: those of a layer's symmetry domains, for one."""
-        prefix = f"{statistic}/"
-        return {
-            key.statistic.removeprefix(prefix): value
-            for key, value in self.statistics.items()
-            if key[:3] == (layer, tap, observer) and key.statistic.startswith(prefix)
-        }
+        return dict(self._parts.get((layer, tap, observer, statistic), {}))
+
+    @functools.cached_property
+    def _parts(self) -> dict[tuple[str, str, str, str], dict[str, Statistic]]:
+        """Looked up layer by layer: going through all keys for each would grow with the square of a network."""
+        found: dict[tuple[str, str, str, str], dict[str, Statistic]] = {}
+        for key, value in self.statistics.items():
+            name, slash, part = key.statistic.partition("/")
+            if slash:
+                found.setdefault((*key[:3], name), {})[part] = value
+        return found
 
     def save(self, path: str | Path) -> None:
         """Writes one safetensors file: the tensors, and a JSON header as its metadata."""

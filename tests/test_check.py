@@ -37,7 +37,7 @@ IN_CHILDREN = reading.read
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process for each checkpoint would take its time; the reader is the same."""
 
-    def read(path: Path, *, layers: Any = None) -> Snapshot:
+    def read(path: Path, *, layers: Any = None, process: Any = None) -> Snapshot:
         with reading._about(path):
             return read_here(path, layers)
 
@@ -641,11 +641,17 @@ def test_layers_that_came_went_and_grew(tmp_path: Path) -> None:
 
 
 def test_layers_without_units_are_compared_by_norms_and_it_says_so(tmp_path: Path) -> None:
-    result = compared(tmp_path, {"norm.weight": torch.ones(4)}, {"norm.weight": torch.full((4,), 1.5)})
+    result = compared(tmp_path, {"mix.alpha": torch.ones(4)}, {"mix.alpha": torch.full((4,), 1.5)})
     (change,) = result.layers
     assert (change.status, change.compared) == ("changed", "norms of parameters")
     assert change.change == pytest.approx(0.5)
     assert any("norms of their parameters only" in note for note in result.notes)
+
+
+def test_gains_are_units_of_a_normalization(tmp_path: Path) -> None:
+    gain = torch.linspace(0.5, 1.5, 8)
+    (change,) = compared(tmp_path, {"norm.weight": gain}, {"norm.weight": gain.flip(0)}).layers
+    assert (change.status, change.compared) == ("reordered", "norms of units")
 
 
 def test_findings_that_appeared_and_were_resolved(tmp_path: Path) -> None:
@@ -654,7 +660,7 @@ def test_findings_that_appeared_and_were_resolved(tmp_path: Path) -> None:
     second = {"a.weight": rows(), "b.weight": equal, "c.weight": equal, **batch_norm(**INITIAL)}
     result = compared(tmp_path, first, second)
     assert [(f.rule, f.layers) for f in result.appeared] == [("ND304", ("b",)), ("ND407", ("bn",))]
-    assert [(f.rule, f.layers) for f in result.resolved] == [("ND304", ("a",))]
+    assert [(f.rule, f.layers) for f in result.resolved] == [("ND304", ("a",)), ("ND313", ("a",))]
     assert "resolved: warning effective-width ND304 at a" in str(result)
 
 

@@ -324,7 +324,7 @@ def test_a_newer_record_is_judged_not_repeated(tmp_path: Path, shell: Shell) -> 
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process for each checkpoint would take its time; the reader is the same."""
 
-    def read(path: Path, *, layers: Any = None) -> Snapshot:
+    def read(path: Path, *, layers: Any = None, process: Any = None) -> Snapshot:
         with reading_checkpoints._about(path):
             return read_here(path, layers)
 
@@ -385,7 +385,7 @@ def test_check_into_a_file(format_: str, tmp_path: Path, shell: Shell) -> None:
 
 @pytest.mark.usefixtures("in_process")
 def test_check_with_chosen_rules(tmp_path: Path, shell: Shell) -> None:
-    path = saved(tmp_path / "x.ckpt", 0.5)
+    path = saved(tmp_path / "x.ckpt", 0.5, step=1)
     assert shell("check", path, "--ignore", "ND304", "--fail-on", "info")[0] == 0
     assert shell("check", path, "--select", "ND304", "--fail-on", "warning")[0] == 1
     status, out, err = shell("check", path, "--select", "ND999")
@@ -408,6 +408,8 @@ def test_compare_says_what_appeared(tmp_path: Path, shell: Shell) -> None:
     assert [change["rule"] for change in json.loads(out)["appeared"]] == ["ND304"]
     assert shell("compare", healthy, sick, "--fail-on", "warning")[0] == 1
     assert shell("compare", sick, healthy, "--fail-on", "warning")[0] == 0
+    for option in (("--ignore", "ND304"), ("--select", "ND6")):
+        assert shell("compare", healthy, sick, "--fail-on", "warning", *option)[0] == 0
 
 
 @pytest.mark.usefixtures("in_process")

@@ -41,7 +41,29 @@ def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
 
 
 def test_every_example_is_tested() -> None:
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == {"lightning_digits", "overhead", "plain_loop"}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {
+        *("lightning_digits", "overhead", "plain_loop"),
+        *("accelerate_loop", "fabric_loop", "huggingface_trainer"),
+    }
+
+
+@pytest.mark.parametrize("name", ["fabric", "accelerate"])
+def test_loops_under_a_framework_name_the_layer_that_is_off(name: str, own_directory: Path) -> None:
+    pytest.importorskip("accelerate" if name == "accelerate" else "lightning", reason=f"needs {name}")
+    report = example(f"{name}_loop").main(epochs=1)
+    found = next(f for top in report.findings for f in top.walk() if f.rule == "ND202")
+    assert "2" in found.layers
+    assert (own_directory / "runs" / name / "nndiag.jsonl").exists()
+
+
+@pytest.mark.slow
+def test_huggingface_trainer_names_the_layer_that_starts_badly(own_directory: Path) -> None:
+    pytest.importorskip("transformers", reason="needs transformers: pip install 'transformers[torch]'")
+    report = example("huggingface_trainer").main(steps=20)
+    found = next(f for top in report.findings for f in top.walk() if f.rule == "ND201")
+    assert found.layer is not None
+    assert found.layer.startswith("bert.pooler")
+    assert (own_directory / "runs" / "huggingface" / "nndiag.jsonl").exists()
 
 
 def test_lightning_digits_names_the_layer_that_starts_badly(own_directory: Path) -> None:

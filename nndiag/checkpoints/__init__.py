@@ -19,11 +19,11 @@ Hugging Face (sharded or not). Refused, with what to do: TorchScript, exported p
 
 A snapshot holds row signatures, the state of normalizations, and the sizes of parameters, never weights. Its
 ``facts``: ``step_from`` (who says the step; "unknown" when nobody does), ``format``, ``tensors``, ``numbers``,
-``dtypes``, ``epoch``, and of the optimizer ``lr``, ``weight_decay``, ``optimizer_step`` and
-``no gradient so far: LAYER``.
+``dtypes``, ``epoch``, ``hyper_parameters`` (the plain ones, as JSON), ``multiples of other units: LAYER``, and of the
+optimizer ``lr``, ``weight_decay``, ``optimizer_step`` and ``no gradient so far: LAYER``.
 
-Each file is read in a process of its own (``child``) with limits on memory, time and output (``limits``), by readers
-that import and call nothing the file names (``pickles``, ``rebuilding``).
+Each file is read in a process of its own (``child``, started by ``processes``) with limits on memory, time and output
+(``limits``), by readers that import and call nothing the file names (``pickles``, ``rebuilding``).
 """
 
 from nndiag.checkpoints.limits import Limits

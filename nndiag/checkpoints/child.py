@@ -1,7 +1,9 @@
-"""The process that reads one checkpoint: ``python -m nndiag.checkpoints.child``.
+"""The process that reads checkpoints: ``python -m nndiag.checkpoints.child``.
 
-It takes a request as JSON on standard input (where the checkpoint is, where the snapshot goes, the layers of the
-model if they are known, the limits), and leaves a snapshot or one line about why there is none.
+It takes requests as lines of JSON on standard input (where the checkpoint is, where the snapshot goes, the layers of
+the model if they are known, the limits). For each it leaves a snapshot, or one line about why there is none, and says
+on standard output how the reading ended. On Linux each checkpoint is read in a fork of this process, which never sees
+a file itself; elsewhere the process ends with its first.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -27,6 +30,12 @@ from nndiag.snapshot import Snapshot
 
 SNAPSHOT = "snapshot.safetensors"
 ERROR = "error.json"
+
+_FORBIDDEN = (
+    *("socket.", "subprocess.", "os.system", "os.exec", "os.spawn", "os.posix_spawn", "os.fork", "os.kill"),
+    *("os.startfile", "pty.spawn", "pickle.find_class"),
+)
+"""What reading a checkpoint never does, as Python calls it when it is done."""
 
 
 def read_here(path: str | os.PathLike[str], layers: Mapping[str, LayerInfo] | None = None) -> Snapshot:
@@ -56,15 +65,13 @@ def read_here(path: str | os.PathLike[str], layers: Mapping[str, LayerInfo] | No
         raise CheckpointError(f"cannot be read ({cause[:300]})") from error
 
 
-def main() -> int:
-    """Does what the request says; 0 when a snapshot was written."""
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    request = json.loads(sys.stdin.buffer.read())
+def answer(request: Mapping[str, Any]) -> int:
+    """Does what a request says, under its limits; 0 when a snapshot was written."""
     out = Path(request["out"])
     rows = request["layers"]
     layers = None if rows is None else {row["name"]: LayerInfo.from_dict(row) for row in rows}
     notes = Limits(**request["limits"]).impose()
+    sys.addaudithook(_refuse)
     try:
         snapshot = read_here(request["path"], layers)
         replace(snapshot, notes=(*snapshot.notes, *notes)).save(out / SNAPSHOT)
@@ -73,6 +80,38 @@ def main() -> int:
         reason = str(error) if is_known else f"cannot be read ({type(error).__name__}: {error})"[:300]
         (out / ERROR).write_text(json.dumps({"reason": reason}), encoding="ascii")
         return 1
+    return 0
+
+
+def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
+    """Nothing here asks for these; were a file to find a way to, it would end there."""
+    if event.startswith(_FORBIDDEN):
+        raise PermissionError(f"{event} is not for a process that reads a checkpoint")
+
+
+def forked(request: Mapping[str, Any]) -> int:
+    """Answers in a fork; its exit status, negative for a signal."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    status = 70
+    try:
+        os.dup2(os.open(os.devnull, os.O_RDWR), 1)  # only the parent says how it ended
+        status = answer(request)
+    finally:
+        os._exit(status)
+
+
+def main() -> int:
+    """Answers one request after the other; where there is no fork, one."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    for line in sys.stdin.buffer:
+        request = json.loads(line)
+        if sys.platform != "linux":  # elsewhere a fork without a new program may break what libraries rely on
+            return answer(request)
+        sys.stdout.write(f"{forked(request)}\n")
+        sys.stdout.flush()
     return 0
 
 

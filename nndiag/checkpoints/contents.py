@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -22,11 +23,15 @@ _MODELS = (
 _OPTIMIZERS = ("optimizer_states", "optimizer_state_dict", "optimizer_state", "optimizer", "optim", "opt")
 _STEPS = ("global_step", "global_steps", "step", "steps", "iteration", "iter", "iter_num", "num_updates")
 _NOT_OF_THE_MODEL = re.compile(r"optim|^opt$|sched|scaler|callback|loop|rng|hyper_|^args$|config|ema|best")
+SETTINGS = "hyper_parameters"
+"""The fact that holds the plain hyperparameters of a Lightning checkpoint, as JSON."""
+
 _LONGEST_NAME = 1000
 _DEEPEST = 32
 _MOST_TENSORS = 200_000
 _MOST_NODES = 2_000_000
 _PARAMETERS = 4_000
+_MOST_SETTINGS, _LONGEST_SETTING = 500, 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,19 +98,50 @@ def contents_of(root: Any, resolve: Resolve) -> Contents:
     epoch = root.get("epoch")
     if type(epoch) is int and 0 <= epoch < 1 << 53:
         contents.facts["epoch"] = epoch
+    settings = plain_settings(root.get("hyper_parameters"))
+    if settings:
+        contents.facts[SETTINGS] = json.dumps(settings)
     foreign = sorted({value.name for value in root.values() if isinstance(value, Stub)})
     if foreign:
         notes.append(f"objects of foreign classes were not read: {', '.join(foreign[:5])[:300]}")
     return contents
 
 
+def plain_settings(found: Any) -> dict[str, Any]:
+    """Of hyperparameters those that are numbers, texts, booleans or flat lists of such; all else is left out.
+
+    Names with a leading underscore are Lightning's own: some name a class that makes the model, which nobody shall
+    call because a file says so.
+    """
+    entries = list(found.items())[:_MOST_SETTINGS] if isinstance(found, dict) else []
+    return {
+        name: list(value) if isinstance(value, (list, tuple)) else value
+        for name, value in entries
+        if isinstance(name, str) and name.isidentifier() and not name.startswith("_") and _is_setting(value)
+    }
+
+
+def _is_setting(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return len(value) <= _LONGEST_SETTING and all(_is_plain(item) for item in value)
+    return _is_plain(value)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, int):  # booleans are
+        return abs(value) < 1 << 63
+    return type(value) is float or (isinstance(value, str) and len(value) <= _LONGEST_SETTING)
+
+
 def _model(root: Mapping[Any, Any], resolve: Resolve, notes: list[str]) -> dict[str, Stored]:
     for key in _MODELS:
         value = root.get(key)
         if isinstance(value, dict):
-            found = _flat(value, resolve, notes)
+            inner = next((name for name in _MODELS if isinstance(value.get(name), dict)), None)
+            found = _flat(value if inner is None else value[inner], resolve, notes)
             if found:
-                notes.append(f"the model was read from {key!r} of the checkpoint")
+                where = repr(key) if inner is None else f"{inner!r} of {key!r}"
+                notes.append(f"the model was read from {where} of the checkpoint")
                 return found
         if isinstance(value, Stub):
             raise CheckpointError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import torch
@@ -63,7 +63,7 @@ def layers_of(tensors: Mapping[str, Stored]) -> dict[str, LayerInfo]:
     ranked = sorted(found.values(), key=lambda info: order.get(info.name, len(order)))
     layers: dict[str, LayerInfo] = {}
     owners: dict[Hashable, str] = {}
-    for info in ranked:
+    for info in _with_depthwise(ranked, shapes):
         identity = _identity(info, tensors)
         if identity is not None and identity in owners:
             first = layers[owners[identity]]
@@ -72,6 +72,21 @@ def layers_of(tensors: Mapping[str, Stored]) -> dict[str, LayerInfo]:
         owners[identity] = info.name
         layers[info.name] = replace(info, depth=len(layers))
     return layers
+
+
+def _with_depthwise(ranked: list[LayerInfo], shapes: Mapping[str, torch.Tensor]) -> Iterator[LayerInfo]:
+    """Convolutions of one input channel behind layers of as many channels: each unit reads a channel of its own."""
+    seen: set[int | None] = set()
+    for info in ranked:
+        weight = shapes.get(f"{info.name}.weight" if info.name else "weight")
+        is_narrow = weight is not None and weight.dim() > 2 and weight.shape[1] == 1 and info.domains
+        if is_narrow and info.units in seen:
+            yield replace(
+                info, domains=(), inferred=f"{info.inferred}: depthwise, no unit reads what another does"
+            )
+        else:
+            yield info
+        seen.add(info.units)
 
 
 def _identity(info: LayerInfo, tensors: Mapping[str, Stored]) -> Hashable:

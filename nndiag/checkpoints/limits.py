@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,7 @@ class Limits:
         _set(resource.RLIMIT_CPU, self.seconds)
         _set(resource.RLIMIT_FSIZE, self.output)
         _set(resource.RLIMIT_CORE, 0)
+        signal.alarm(max(1, self.patience))
         return () if is_limited else ("this platform does not limit memory: only time was limited",)
 
 

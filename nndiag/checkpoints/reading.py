@@ -6,18 +6,18 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import asdict, replace
 from pathlib import Path
+from queue import SimpleQueue
 from typing import get_args
 
 from nndiag.checkpoints.files import PlainFile, local_path
 from nndiag.checkpoints.folders import checkpoints_in, largest_file
 from nndiag.checkpoints.limits import Limits
+from nndiag.checkpoints.processes import ReadingProcess
 from nndiag.errors import CheckpointError
 from nndiag.layers import LayerInfo
 from nndiag.report import plain_text
@@ -28,11 +28,10 @@ AnyPath = str | os.PathLike[str]
 Progress = Callable[[int, int, Path], None]
 """Told how many are read, of how many, and which was the newest."""
 
-COMMAND = (sys.executable, "-P", "-m", "nndiag.checkpoints.child")
-"""``-P``: no file that lies beside the checkpoint is taken for a module."""
-
 _SNAPSHOT, _ERROR = "snapshot.safetensors", "error.json"
 _LONGEST_ERROR = 1 << 20
+_WORTH_A_PROCESS = 1 << 30
+"""Bytes that are read in the time that a process takes to start."""
 
 
 def find(paths: AnyPath | Iterable[AnyPath]) -> tuple[Path, ...]:
@@ -50,7 +49,11 @@ def find(paths: AnyPath | Iterable[AnyPath]) -> tuple[Path, ...]:
 
 
 def read(
-    path: AnyPath, *, layers: Mapping[str, LayerInfo] | None = None, limits: Limits | None = None
+    path: AnyPath,
+    *,
+    layers: Mapping[str, LayerInfo] | None = None,
+    limits: Limits | None = None,
+    process: ReadingProcess | None = None,
 ) -> Snapshot:
     """One checkpoint as a snapshot, read in a process of its own; nothing in it is executed.
 
@@ -59,10 +62,14 @@ def read(
             checkpoint (Hugging Face).
         layers: What ``discover(model)`` says, where there is a model; None: kinds and units are inferred.
         limits: What the process may take; None: what the size of the checkpoint calls for.
+        process: Reads several checkpoints, of which none sees another; None: one for this one.
 
     Raises:
         CheckpointError: it cannot be read; the text is one line.
     """
+    if process is None:
+        with ReadingProcess() as own:
+            return read(path, layers=layers, limits=limits, process=own)
     with _about(path), tempfile.TemporaryDirectory(prefix="nndiag-") as folder:
         place, out = _alone(local_path(path).absolute()), Path(folder)
         limits = limits or Limits.for_size(largest_file(place))
@@ -72,7 +79,9 @@ def read(
             "layers": None if layers is None else [asdict(info) for info in layers.values()],
             "limits": asdict(limits),
         }
-        status = _run(json.dumps(request).encode("ascii"), limits)
+        status = process.answer(json.dumps(request).encode("ascii"), limits.patience)
+        if status is None or status == -getattr(signal, "SIGALRM", 0):
+            raise CheckpointError(f"could not be read within {limits.patience} seconds")
         if not (out / _SNAPSHOT).is_file() or status != 0:
             raise CheckpointError(_reason(out, status))
         return _trusted(out / _SNAPSHOT, limits)
@@ -94,15 +103,27 @@ def read_series(
         paths: Checkpoints, or folders of them.
         layers: As for ``read``.
         progress: Called in this thread after each.
-        processes: How many are read at a time, at most as many as there are processors.
+        processes: How many are read at a time, at most as many as there are processors; None: one more a gigabyte.
 
     Raises:
         CheckpointError: one of them cannot be read.
     """
     places = find(paths)
-    count = max(1, min(len(places), processes or len(places), os.cpu_count() or 1))
-    with ThreadPoolExecutor(count) as pool:
-        waiting = {pool.submit(read, place, layers=layers): place for place in places}
+    wanted = processes or 1 + sum(map(largest_file, places)) // _WORTH_A_PROCESS
+    count = max(1, min(len(places), wanted, os.cpu_count() or 1))
+    idle: SimpleQueue[ReadingProcess] = SimpleQueue()
+
+    def read_one(place: Path) -> Snapshot:
+        process = idle.get()
+        try:
+            return read(place, layers=layers, process=process)
+        finally:
+            idle.put(process)
+
+    with ThreadPoolExecutor(count) as pool, contextlib.ExitStack() as stack:
+        for _ in range(count):
+            idle.put(stack.enter_context(ReadingProcess()))
+        waiting = {pool.submit(read_one, place): place for place in places}
         try:
             for done, future in enumerate(as_completed(waiting), 1):
                 future.result()
@@ -153,26 +174,6 @@ def _about(path: object) -> Iterator[None]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(f"{plain_text(path, 500)} cannot be read: {plain_text(reason, 300)}") from error
-
-
-def _run(request: bytes, limits: Limits) -> int:
-    """Runs the process; its exit status, negative for a signal."""
-    home = str(Path(__file__).parents[2])
-    paths = [home, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    one = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    environment = os.environ | one | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
-    quiet = subprocess.DEVNULL
-    with subprocess.Popen(
-        COMMAND, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, env=environment
-    ) as child:
-        try:
-            child.communicate(request, limits.patience)
-        except subprocess.TimeoutExpired as error:
-            raise CheckpointError(f"could not be read within {limits.patience} seconds") from error
-        finally:
-            if child.poll() is None:
-                child.kill()
-    return child.returncode
 
 
 def _reason(out: Path, status: int) -> str:

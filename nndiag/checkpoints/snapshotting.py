@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,22 +11,28 @@ import torch
 from torch import Tensor
 
 from nndiag.checkpoints.contents import Contents, OptimizerState
+from nndiag.checkpoints.directions import scaled_copies
 from nndiag.checkpoints.folders import step_in_name
 from nndiag.checkpoints.inference import layers_of, module_of, plain_names
 from nndiag.checkpoints.tensors import Stored
 from nndiag.errors import CheckpointError
 from nndiag.findings import Scalar
-from nndiag.layers import LayerInfo
+from nndiag.layers import LayerInfo, unit_rows
 from nndiag.measures import Need
+from nndiag.measures.stored_norms import GAINS
+from nndiag.measures.stored_units import scaled_fact
 from nndiag.observe.observation import Observation
 from nndiag.observe.weights import read_weights
 from nndiag.snapshot import Gap, Key, Snapshot
-from nndiag.statistics import NormState, ParameterFlow
+from nndiag.statistics import NormState, ParameterFlow, RowSignature, WeightLaw
 
 _BLOCK = 1 << 21
 _MOST_LAYERS = 50_000
 _NO_GRADIENTS = "a checkpoint holds no gradients"
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "weight_u", "n_averaged")
+_LAW = 1 << 22
+"""Entries by which the law of a weight is told."""
+
 _EPS = 1e-5
 """Of PyTorch's normalizations, unless told otherwise; files do not say it."""
 
@@ -39,7 +46,9 @@ def snapshot_of(contents: Contents, path: Path, layers: Mapping[str, LayerInfo] 
         layers: The layers of the model, where there is one to ask; None: they are inferred.
     """
     names, notes = plain_names(contents.tensors)
-    reader = _Reader({names[name]: stored for name, stored in contents.tensors.items()})
+    step, origin = _step(contents, path)
+    is_start = step == 0 and origin in ("the checkpoint", "the name")
+    reader = _Reader({names[name]: stored for name, stored in contents.tensors.items()}, is_start)
     infos = dict(layers) if layers is not None else layers_of(reader.tensors)
     notes += _said_of(infos, layers is None)
     if len(infos) > _MOST_LAYERS:
@@ -52,9 +61,8 @@ def snapshot_of(contents: Contents, path: Path, layers: Mapping[str, LayerInfo] 
         reasons = Counter(reader.seen.gaps.values()).most_common(1)
         why = f": {reasons[0][0]}" if reasons else ""
         raise CheckpointError(f"holds no tensor that can be read{why}")
-    step, origin = _step(contents, path)
     facts: dict[str, Scalar] = {**contents.facts, **_facts(reader.tensors), "step_from": origin}
-    facts |= _optimizer_facts(contents.optimizers, reader)
+    facts |= reader.facts | _optimizer_facts(contents.optimizers, reader)
     return Snapshot(
         step=step,
         source="checkpoint",
@@ -67,16 +75,19 @@ def snapshot_of(contents: Contents, path: Path, layers: Mapping[str, LayerInfo] 
 
 
 class _Reader:
-    """Reads statistics; holds the tensors of one layer at most.
+    """Reads statistics; holds the tensors of one layer at most, and reads each of them once.
 
     Args:
         tensors: By name, wrappers stripped.
+        is_start: Whether they are known to be those of an untrained network.
     """
 
-    def __init__(self, tensors: Mapping[str, Stored]) -> None:
-        self.tensors = tensors
+    def __init__(self, tensors: Mapping[str, Stored], is_start: bool) -> None:
+        self.tensors, self.is_start = tensors, is_start
         self.seen = Observation()
+        self.facts: dict[str, Scalar] = {}
         self._held: dict[str, Tensor] = {}
+        self._sizes: dict[str, tuple[float, int]] = {}
 
     def read_layer(self, info: LayerInfo) -> None:
         """Signatures of its units, or the state of a normalization."""
@@ -90,9 +101,15 @@ class _Reader:
                 [info], self._tensor, lambda name: None, needs=frozenset({Need.UNIT_SIGNATURES}), first=False
             )
             self.seen.absorb(found)
+            self._read_directions(info)
+        if self.is_start:
+            self._read_law(info)
         self.seen.gaps[Gap(info.name, "grad", "weights")] = _NO_GRADIENTS
         if info.role == "norm":
             self._read_norm(info)
+        for name, tensor in self._held.items():
+            if self.tensors[name].is_floating:
+                self._sizes[name] = _size(tensor)
 
     def read_parameters(self) -> None:
         """The size of each parameter, and whether its numbers are finite."""
@@ -110,7 +127,7 @@ class _Reader:
                 self.seen.gaps.setdefault(Gap(layer, "weight", "weights"), problem)
                 continue
             self._held.clear()
-            square, bad = _size(stored.read())
+            square, bad = self._sizes[name] if name in self._sizes else _size(stored.read())
             if bad:
                 sick.append(f"{name} ({bad} of {stored.numel})")
             self.seen.statistics[Key(layer, "grad", "weights", f"flow/{own}")] = ParameterFlow(
@@ -126,7 +143,28 @@ class _Reader:
             more = f" and {len(sick) - 5} more" if len(sick) > 5 else ""
             self.seen.notes.append(f"not all numbers are finite in {', '.join(sick[:5])}{more}")
 
+    def _read_directions(self, info: LayerInfo) -> None:
+        """How many units are multiples of others, where a unit is a row of weights and a bias."""
+        signature = self.seen.statistics.get(Key(info.name, "weight", "weights", "signature/"))
+        if info.role != "weight" or len(info.domains) != 1 or not isinstance(signature, RowSignature):
+            return
+        rows = unit_rows(info.domains[0], lambda name: self._tensor(_full(info.name, name)))
+        copies = 0 if rows is None or rows.is_complex() else scaled_copies(rows.flatten(1), signature)
+        if copies:
+            self.facts[scaled_fact(info.name)] = copies
+
+    def _read_law(self, info: LayerInfo) -> None:
+        """Which law initial weights came from; of a large weight, some of its rows say it."""
+        weight = None if info.weight is None else self._tensor(_full(info.name, info.weight))
+        if weight is not None and weight.dim() > 1 and weight.numel() and not weight.is_complex():
+            rows = weight[:: -(-weight.numel() // _LAW)]
+            self.seen.statistics[Key(info.name, "weight", "weights", "law")] = WeightLaw.of(rows)
+
     def _read_norm(self, info: LayerInfo) -> None:
+        gain = next((t for name in GAINS if (t := self._tensor(_full(info.name, name))) is not None), None)
+        if gain is not None and gain.dim() == 1 and len(gain) and not gain.is_complex():
+            key = Key(info.name, "weight", "weights", "signature/gain")
+            self.seen.statistics[key] = RowSignature.of(gain.unsqueeze(1))
         found = {name: self._tensor(_full(info.name, name)) for name in ("running_mean", "running_var")}
         mean, variance = found["running_mean"], found["running_var"]
         if mean is None or variance is None or mean.dim() != 1 or mean.shape != variance.shape:
@@ -165,9 +203,12 @@ def _size(tensor: Tensor) -> tuple[float, int]:
     square, bad = 0.0, 0
     for block in tensor.reshape(-1).split(_BLOCK):
         numbers = block.float() if block.dtype.itemsize < 4 else block
-        finite = numbers.isfinite()
-        square += float(torch.where(finite, numbers, 0).double().square().sum())
-        bad += block.numel() - int(finite.sum())
+        norm = float(torch.linalg.vector_norm(numbers, dtype=torch.float64))
+        if not math.isfinite(norm):
+            finite = numbers.isfinite()
+            bad += block.numel() - int(finite.sum())
+            norm = float(torch.linalg.vector_norm(torch.where(finite, numbers, 0), dtype=torch.float64))
+        square += norm * norm
     return square, bad
 
 

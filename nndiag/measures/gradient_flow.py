@@ -16,6 +16,8 @@ import statistics
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
+
 from nndiag.findings import CoverageEntry, Reading, Scalar
 from nndiag.layers import LayerInfo
 from nndiag.measures import stored_parameters
@@ -48,8 +50,9 @@ def read(visit: Visit) -> Iterator[Reading | CoverageEntry]:
         return
     flows = _flows(now)
     whole = math.hypot(*(p.gradient for flow in flows.values() for p in flow.parameters.values()))
+    called = _called(now)
     for flow in flows.values():
-        yield from _read_layer(now, flow, whole)
+        yield from _read_layer(now, flow, whole, called)
     for info in now.layers.values():
         if info.name not in flows:
             yield _why_not(now, info)
@@ -82,7 +85,7 @@ def _why_not(now: Snapshot, info: LayerInfo) -> CoverageEntry:
     return CoverageEntry(info.name, _NAME, "not applicable", "no trainable parameters of its own")
 
 
-def _read_layer(now: Snapshot, flow: _Flow, whole: float) -> Iterator[Reading]:
+def _read_layer(now: Snapshot, flow: _Flow, whole: float, called: set[str]) -> Iterator[Reading]:
     gradient = math.hypot(*(p.gradient for p in flow.parameters.values()))
     entries = sum(int(p.entries) for p in flow.parameters.values())
     yield Reading(_NAME, "gradient_norm", flow.layer, now.step, gradient, n=entries)
@@ -90,7 +93,7 @@ def _read_layer(now: Snapshot, flow: _Flow, whole: float) -> Iterator[Reading]:
     if flow.parameters and all(p.is_known for p in flow.parameters.values()):
         detail: dict[str, Scalar] = {"silent": "|".join(silent), "parameters": "|".join(flow.parameters)}
         quiet = sum(int(flow.parameters[name].entries) for name in silent)
-        detail |= {"entries": entries, "silent_entries": quiet, "called": flow.layer in _called(now)}
+        detail |= {"entries": entries, "silent_entries": quiet, "called": flow.layer in called}
         detail["owned"] = _is_owned(now, flow.layer)
         yield Reading(
             _NAME, "silent_share", flow.layer, now.step, quiet / max(1, entries), None, entries, None, detail
@@ -187,8 +190,8 @@ def _saliency(now: Snapshot, info: LayerInfo, flow: _Flow | None) -> float | Non
     if flow is None or not (stands_in or (info.role in _MATRICES and not info.before_norm)):
         return None
     parts = [p for name, p in flow.parameters.items() if p.is_matrix or (stands_in and "bias" not in name)]
-    values = [float(value) for part in parts for value in part.saliency]
-    return statistics.median(values) if values else None
+    values = np.concatenate([part.saliency.double().numpy() for part in parts]) if parts else np.zeros(0)
+    return float(np.median(values)) if values.size else None
 
 
 def _read_finite(visit: Visit, flows: dict[str, _Flow]) -> Iterator[Reading]:

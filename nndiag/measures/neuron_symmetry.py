@@ -25,9 +25,11 @@ from nndiag.functional import (
 )
 from nndiag.layers import LayerInfo
 from nndiag.measures.base import Measure, Need, Visit
+from nndiag.measures.stored_units import scaled_copies
 from nndiag.rules import ABSTAIN, Abstention, Advice, Case, Rule, Verdict, View
 from nndiag.snapshot import Gap, Snapshot
 from nndiag.statistics import Moments, RowSignature, WeightLaw
+from nndiag.statistics.signature import LOOSE
 
 _NAME = "neuron_symmetry"
 
@@ -161,9 +163,11 @@ def _read_width(visit: Visit, info: LayerInfo, signatures: list[RowSignature]) -
     """K of n distinct units; sign duplicates count where the activation is odd; zero rows apart."""
     now = visit.now
     units = sum(s.units for s in signatures)
-    zero = sum(int((s.norms <= 1e-6 * s.norms.median().clamp(min=1e-30)).sum()) for s in signatures)
+    zero = sum(int((s.norms <= LOOSE * s.norms.median().clamp(min=1e-30)).sum()) for s in signatures)
     distinct = _distinct(info, signatures)
     detail: dict[str, Scalar] = {"units": units, "distinct": distinct, "zero_units": zero, "odd": info.odd}
+    if now.source == "checkpoint":
+        detail["scaled_copies"] = scaled_copies(now, info.name)
     before = _signatures(visit.previous, info) if visit.previous is not None else []
     if now.source == "checkpoint" and sum(s.units for s in before) == units:
         detail["distinct_before"] = _distinct(info, before)
@@ -266,7 +270,7 @@ def _judge_width(view: View) -> Verdict | None:
     units, distinct = int(reading.detail["units"] or 0), int(reading.detail["distinct"] or 0)
     zero = int(reading.detail["zero_units"] or 0)
     copies = max(0, units - distinct - max(0, zero - 1))
-    if copies == 0 and zero < 2:
+    if copies == 0 and zero < 2 and not reading.detail.get("scaled_copies"):
         return None
     severity = Severity.WARNING if copies / units >= view.threshold else Severity.INFO
     return Verdict(severity, copies / units, dict(reading.detail) | {"copies": copies})
@@ -275,7 +279,9 @@ def _judge_width(view: View) -> Verdict | None:
 def _advise_width(case: Case) -> Advice:
     e = case.leading.evidence
     sign = ", counting units that differ only in sign as one" if e["odd"] else ""
-    zero = f" {e['zero_units']} units have all-zero weights." if e["zero_units"] else ""
+    zero = f" {e['zero_units']} units have weights next to zero." if e["zero_units"] else ""
+    if e.get("scaled_copies"):
+        zero += f" {e['scaled_copies']} more are multiples of others: the same behind a ReLU, up to a factor."
     before = e.get("distinct_before", e["distinct"])
     change = "" if before == e["distinct"] else f" In the checkpoint before, {before} were."
     return Advice(

@@ -10,12 +10,18 @@ from nndiag.findings import Reading, Scalar
 from nndiag.layers import LayerInfo
 from nndiag.measures.base import Visit
 from nndiag.snapshot import Snapshot
-from nndiag.statistics import NormState, ParameterFlow
+from nndiag.statistics import NormState, ParameterFlow, RowSignature
 
 _NAME = "norm_drift"
 
 COLLAPSED = 0.1
 """Share of eps in variance + eps from which a channel is next to constant."""
+
+CLOSED = 1e-6
+"""Share of the median gain below which a gain is next to nothing."""
+
+GAINS = ("weight", "gamma", "scale")
+"""What the gain of a normalization is called."""
 
 _TINY = 1e-12
 
@@ -89,32 +95,57 @@ def _are_gains_trained(now: Snapshot, info: LayerInfo) -> bool:
 
 
 def read_constant(now: Snapshot, info: LayerInfo, state: NormState | None) -> Iterator[Reading]:
-    """Outputs that do not depend on the sample: all gains are zero, or the running variance is next to nothing.
+    """Outputs that do not depend on the sample: gains are zero, or the running variance is next to nothing.
 
-    Gains of zero are where some networks start: they count once the network, or the bias beside them, has trained.
+    Gains that are all zero are where some networks start: they count once the network, or the bias beside them, has
+    trained. No network starts with some of them at zero.
     """
-    gain, bias = _flow(now, info, "weight"), _flow(now, info, "bias")
+    gain = next((flow for name in GAINS if (flow := _flow(now, info, name)) is not None), None)
+    bias = _flow(now, info, "bias") or _flow(now, info, "beta")
     if gain is None and state is None:
         return
-    channels = int(gain.entries) if gain is not None else len(state.variance) if state is not None else 0
     is_past = has_trained(now) or (bias is not None and float(bias.weight) > 0)
     is_closed = gain is not None and float(gain.weight) == 0 and not int(gain.non_finite) and is_past
-    where = list(range(channels)) if is_closed else _collapsed(state) if state is not None else []
+    shut, flat = _closed(now, info), set() if state is None else _collapsed(state)
+    channels = _channels(gain, state)
+    where = list(range(channels)) if is_closed else sorted(flat | shut)
     detail: dict[str, Scalar] = {
         "channels": channels,
         "constant": len(where),
         "which": ", ".join(map(str, where[:8])),
         "reads_input": False,
-        "stored": "all gains are zero" if is_closed else "their running variance is next to nothing",
+        "stored": "all gains are zero" if is_closed else _reason(shut, flat),
     }
     yield Reading(_NAME, "constant_share", info.name, now.step, len(where) / max(1, channels), detail=detail)
 
 
-def _collapsed(state: NormState) -> list[int]:
+def _channels(gain: ParameterFlow | None, state: NormState | None) -> int:
+    if gain is not None:
+        return int(gain.entries)
+    return 0 if state is None else len(state.variance)
+
+
+def _reason(shut: set[int], flat: set[int]) -> str:
+    if not shut:
+        return "their running variance is next to nothing"
+    either = " or their running variance" if flat - shut else ""
+    return f"their gain{either} is next to nothing"
+
+
+def _closed(now: Snapshot, info: LayerInfo) -> set[int]:
+    """Channels whose gain is next to nothing beside those of the others."""
+    found = now.get(info.name, "weight", "weights", "signature/gain")
+    if not isinstance(found, RowSignature) or not float(found.norms.median()) > 0:
+        return set()
+    places: list[int] = (found.norms <= CLOSED * found.norms.median()).nonzero().flatten().tolist()
+    return set(places)
+
+
+def _collapsed(state: NormState) -> set[int]:
     eps = float(state.eps)
     variance = state.variance.double().clamp(min=0)
     places: list[int] = (eps / (variance + eps) > COLLAPSED).nonzero().flatten().tolist()
-    return places
+    return set(places)
 
 
 def read_shift(

@@ -6,6 +6,7 @@ the sample axis; reversing catches causal and time axes; a subset catches layers
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -17,9 +18,10 @@ from torch import Tensor
 
 from nndiag.observe.tape import Operation, Tape
 from nndiag.observe.values import Slot, leaves
-from nndiag.observe.watch import Call
+from nndiag.observe.watch import Call, undispatched
 from nndiag.observe.wiring import first_tensor
 from nndiag.statistics import Rows
+from nndiag.statistics.sizes import is_on_host, peak
 
 Match = Rows | Literal["fixed", "mixed", "ragged"]
 _TOLERANCE = 2e-3
@@ -38,7 +40,8 @@ class Digest:
     def of(cls, tensor: Tensor) -> Digest:
         """Magnitudes are cut at 1e15, so that squares stay finite."""
         x = (tensor.abs() if tensor.is_complex() else tensor).float()
-        x = x.nan_to_num(0.0, 1e15, -1e15).clamp(-1e15, 1e15)
+        if not x.numel() or not is_on_host(x) or not float(peak(x)) < 1e15:
+            x = x.nan_to_num(0.0, 1e15, -1e15).clamp(-1e15, 1e15)
         square = x.square()
         along = {}
         for axis in range(x.dim()):
@@ -61,7 +64,8 @@ class Digester:
         """Digests the first tensor of the output."""
         tensor = first_tensor(output)
         if tensor is not None and tensor.layout == torch.strided and not (tensor.is_meta or tensor.is_nested):
-            self.digests[call.key] = Digest.of(tensor)
+            with undispatched() if type(tensor) is Tensor else contextlib.nullcontext():
+                self.digests[call.key] = Digest.of(tensor)
 
 
 @dataclass(frozen=True)

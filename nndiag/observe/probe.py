@@ -67,6 +67,7 @@ class Probe:
         self._needs_autograd = self._uses_compile = False
         self._is_complete = False
         self._batches = self._attempts = 0
+        self._batch_s = 0.0
 
     @property
     def certified(self) -> bool:
@@ -194,7 +195,9 @@ class Probe:
             raise Refused("unrestorable-state", f"{what} can be read only once and cannot be rewound")
         first, digests, sandbox = self._try(tape)
         self._pins, self._changed = sandbox.pins, frozenset(sandbox.changed)
+        begin = self._clock()
         second, again, sandbox = self._run(tape)
+        self._batch_s = self._clock() - begin
         if frozenset(sandbox.changed) - self._changed:
             raise Refused("unrestorable-state", "two replays of one step change different things")
         equal = [len(a) == len(b) and all(map(same, a, b)) for a, b in zip(first, second, strict=True)]
@@ -232,8 +235,9 @@ class Probe:
     def _gather(self, tape: Tape) -> None:
         """Collects batches until there are enough samples, then stacks them."""
         certificate = self._certificate
-        if certificate is None or certificate.rows >= self._samples:
-            self._is_complete = True
+        wanted = self._samples if certificate is None else self._affordable(certificate.rows)
+        if certificate is None or certificate.rows >= wanted:
+            self._is_complete, self._tapes = True, []
             self._fit_rows(self._samples)
             return
         first = self._tape
@@ -245,10 +249,17 @@ class Probe:
             return
         else:
             self._tapes.append(tape)
-        wanted = min(_STACK_BATCHES, -(-self._samples // certificate.rows))
+        batches = min(_STACK_BATCHES, -(-wanted // certificate.rows))
         size = first.nbytes() * (len(self._tapes) + 1)
-        if len(self._tapes) >= wanted or size > _STACK_LIMIT or first.stale_calls:
+        if len(self._tapes) >= batches or size > _STACK_LIMIT or first.stale_calls:
             self._finish_stack()
+
+    def _affordable(self, rows: int) -> int:
+        """Samples that about fit the time of a visit: no more are gathered, since to certify them takes long too."""
+        if self.time_limit_s is None:
+            return self._samples
+        batches = max(self.time_limit_s, _SHORT_S) / max(self._batch_s, 1e-9)
+        return min(self._samples, max(rows, int(rows * min(batches, _STACK_BATCHES))))
 
     def _finish_stack(self) -> None:
         """One tape of many rows, only if it gives what the separate replays give."""

@@ -14,6 +14,12 @@ START_UP = frozenset({0, 1, 2, 3, 5, 8, 12, 16, *(t + b for t in range(20, 61, 1
 EXPERIMENTS = frozenset({16, 31, 61})
 """Start-up steps at which the probe also replays with something changed."""
 
+THINNED = "regular visits are fewer than asked for, to keep within max_overhead: see the run's cadence"
+"""Said of a run whose visits were thinned."""
+
+_AIM = 2 / 3
+"""Share of ``max_overhead`` that visits are spread to take."""
+
 COUNTING_STEPS = 32
 """Steps from the first on during which the stream's counters run at every step."""
 
@@ -81,10 +87,18 @@ class Budget:
         self._paces: deque[float] = deque(maxlen=16)
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What is left out to keep within the limit."""
+        return (THINNED,) if self.stride > 1 else ()
+
+    @property
     def share(self) -> float:
         """Time of regular visits over the time since the start, start-up visits taken out of both."""
-        elapsed = self.clock() - self._begin - self.start_up_s
-        return self.spent_s / elapsed if elapsed > 0 else 0.0
+        return self.spent_s / self._elapsed_s if self._elapsed_s > 0 else 0.0
+
+    @property
+    def _elapsed_s(self) -> float:
+        return self.clock() - self._begin - self.start_up_s
 
     def begin_step(self) -> None:
         """Takes the time of the step before, without what was spent in it."""
@@ -106,7 +120,17 @@ class Budget:
         else:
             self.spent_s += seconds
 
-    def settle(self) -> None:
-        """After a regular visit: looks half as often from now on, if the visits so far took too long."""
-        if self.max_overhead is not None and self.share > self.max_overhead:
+    def settle(self, cadence: int = 0) -> None:
+        """After a regular visit: looks half as often from now on, if the visits so far took too long.
+
+        Args:
+            cadence: Steps to the next burst at a stride of 1: what was spent is spread over them too. Aimed at is
+                then ``_AIM`` of the limit, since the next burst may take longer.
+        """
+        if self.max_overhead is None:
+            return
+        pace = statistics.median(self._paces) if self._paces else 0.0
+        ahead = pace * cadence * self.stride
+        limit = self.max_overhead * (_AIM if ahead else 1.0)
+        if self.spent_s > limit * (self._elapsed_s + ahead):
             self.stride *= 2

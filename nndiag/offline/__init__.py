@@ -3,7 +3,7 @@
 from nndiag.offline.checking import check
 from nndiag.offline.comparing import compare
 from nndiag.offline.comparison import Comparison, FindingChange, LayerChange
-from nndiag.offline.importing import data_of, model_of
+from nndiag.offline.importing import data_of, lightning_of, model_of
 from nndiag.offline.probing import Subject
 from nndiag.offline.repairing import check_free, repair
 
@@ -16,6 +16,7 @@ __all__ = [
     "check_free",
     "compare",
     "data_of",
+    "lightning_of",
     "model_of",
     "repair",
 ]

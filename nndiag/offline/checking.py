@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from nndiag.checkpoints import find, read_series, reading
+from nndiag.checkpoints.processes import ReadingProcess
 from nndiag.checkpoints.reading import AnyPath, Progress
 from nndiag.diagnosis import Diagnosis
 from nndiag.errors import ConfigurationError
@@ -100,11 +101,12 @@ def _observed(
     chosen = {**MEASURES, **ON_DEMAND}
     needs = frozenset(need for name in selection.measures or MEASURES for need in chosen[name].needs)
     found = []
-    for done, place in enumerate(places, 1):
-        snapshot = reading.read(place, layers=subject.layers)
-        found.append(subject.observe(snapshot, place, needs, selection.keeps_layer))
-        if progress is not None:
-            progress(done, len(places), place)
+    with ReadingProcess() as process:
+        for done, place in enumerate(places, 1):
+            snapshot = reading.read(place, layers=subject.layers, process=process)
+            found.append(subject.observe(snapshot, place, needs, selection.keeps_layer))
+            if progress is not None:
+                progress(done, len(places), place)
     return reading.ordered(found)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nndiag.checkpoints import read
+from nndiag.checkpoints.processes import ReadingProcess
 from nndiag.checkpoints.reading import AnyPath
 from nndiag.errors import ConfigurationError
 from nndiag.findings import Finding, Scalar
@@ -94,7 +95,8 @@ def _shape(info: LayerInfo) -> str:
 
 
 def _checkpoints(first: AnyPath, second: AnyPath, selection: Selection) -> Comparison:
-    old, new = read(first), read(second)
+    with ReadingProcess() as process:
+        old, new = (read(path, process=process) for path in (first, second))
     reports = [judge([snapshot], selection, {}) for snapshot in (old, new)]
     facts: dict[str, Scalar] = {"source": "checkpoint", "first_step": old.step, "second_step": new.step}
     facts |= {"first_step_from": old.facts["step_from"], "second_step_from": new.facts["step_from"]}

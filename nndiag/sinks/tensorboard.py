@@ -16,6 +16,7 @@ from nndiag.diagnosis import Update
 from nndiag.findings import Finding, Severity
 from nndiag.report import Report
 from nndiag.sinks.tab import TabData, stable_tag
+from nndiag.sinks.tensorboard_links import with_links
 from nndiag.sinks.worst import worst_readings
 from nndiag.statistics import Histogram
 
@@ -67,7 +68,7 @@ class TensorBoardSink:
             from tensorboard.compat.proto.summary_pb2 import Summary
 
             ending = self._tab.ending(report, compat.event_writer(self._writer))
-            summary = Summary(value=[_text(report.to_markdown()), *ending])
+            summary = Summary(value=[self._report(report), *ending])
             compat.write_summary(self._writer, summary, self._step + 1)
         self._writer.flush()
         if self._open is not None:
@@ -80,10 +81,15 @@ class TensorBoardSink:
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in self._scalars(update)]
         if update.changed or self._step < 0:
             report = Report(update.findings, update.readings, update.coverage, {"last_step": update.step})
-            values.append(_text(report.to_markdown()))
+            values.append(self._report(report))
         values += [_histogram(tag, histogram) for tag, histogram in _histograms(update)]
         values += self._tab.values(update, compat.event_writer(self._writer))
         return Summary(value=values)
+
+    def _report(self, report: Report) -> Summary.Value:
+        locate = getattr(compat.event_writer(self._writer), "get_logdir", None)
+        directory = str(locate()) if callable(locate) else None
+        return _text(with_links(report.to_markdown(), report.findings, directory))
 
     def _scalars(self, update: Update) -> Iterator[tuple[str, float]]:
         """Findings by severity and the worst readings; the tags that came first stay."""

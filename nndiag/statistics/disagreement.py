@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from nndiag.statistics.base import Statistic
+from nndiag.statistics.sizes import is_on_host
+from nndiag.statistics.view import wide
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,20 +42,17 @@ class Disagreement(Statistic):
         Args:
             outputs: K tensors [..., classes]; NaN and infinite entries count as zero.
         """
-        x = torch.stack([output.detach().float().flatten(0, -2) for output in outputs])
-        x = x.nan_to_num(0.0, 0.0, 0.0)
-        k, rows, classes = x.shape
-        votes = torch.zeros(rows, classes, device=x.device)
+        x = torch.stack([_readable(output) for output in outputs])
+        k, rows = x.shape[:2]
         chosen = x.argmax(-1)
-        for mask in range(k):
-            votes.scatter_add_(1, chosen[mask].unsqueeze(1), torch.ones(rows, 1, device=x.device))
-        agreeing = (votes * (votes - 1)).sum(1) / max(1, k * (k - 1))
+        agreeing = (chosen.unsqueeze(0) == chosen.unsqueeze(1)).sum((0, 1)) - k
         average = x.mean(0)
         mean = average.double().sum(0) / max(1, rows)
+        x -= average
         return cls(
             rows=torch.tensor(rows),
-            mismatch=(1 - agreeing).double().sum(),
-            spread=(x - average).square().double().sum() / max(1, k - 1),
+            mismatch=(1 - agreeing.double() / max(1, k * (k - 1))).sum(),
+            spread=x.square().sum(dtype=wide(x)) / max(1, k - 1),
             mean=mean,
             m2=(average.double() - mean).square().sum(0),
             masks=torch.tensor(k),
@@ -82,3 +81,9 @@ class Disagreement(Statistic):
     def rate(self) -> float:
         """Mean share of pairs of masks that predict different classes."""
         return float(self.mismatch) / max(1, int(self.rows))
+
+
+def _readable(output: Tensor) -> Tensor:
+    """[rows, classes] in float32."""
+    x = output.detach().float().flatten(0, -2)
+    return x if is_on_host(x) and bool(x.sum().isfinite()) else x.nan_to_num(0.0, 0.0, 0.0)

@@ -8,6 +8,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
+from nndiag.statistics import sizes
 from nndiag.statistics.base import Statistic
 from nndiag.statistics.view import as_reals, wide
 
@@ -50,21 +51,21 @@ class ParameterFlow(Statistic):
         """
         w = _float(parameter)
         zero = torch.zeros((), device=w.device)
-        peak, rest, bad, saliency = zero, zero, zero.long(), torch.empty(0)
+        largest, rest, bad, saliency = zero, zero, zero.long(), torch.empty(0)
         if gradient is not None:
-            g = _float(gradient)
-            finite = g.isfinite()
-            bad = (~finite).sum()
-            g = torch.where(finite, g, 0)
-            peak = torch.linalg.vector_norm(g, torch.inf)
-            unit = g / peak.clamp(min=torch.finfo(g.dtype).tiny)
-            rest = torch.linalg.vector_norm(unit, dtype=wide(unit))
+            g, largest, bad = _finite(_float(gradient))
+            scale = torch.ones_like(largest)
+            if not sizes.is_on_host(g) or not sizes.is_moderate(largest):
+                scale = largest.clamp(min=torch.finfo(g.dtype).tiny)
+                g = g / scale
+            unit = (largest / scale).double()  # 1, unless the gradient was left as it is
+            rest = sizes.norm(g) / unit.clamp(min=torch.finfo(g.dtype).tiny)
             if w.dim() > 0:
-                saliency = (w * unit).reshape(len(w), -1).sum(1).abs().double() * peak.double()
+                saliency = (w * g).reshape(len(w), -1).sum(1).abs().double() * scale.double()
         return cls(
             entries=torch.tensor(parameter.numel(), device=w.device),
-            weight=torch.linalg.vector_norm(w, dtype=wide(w)),
-            gradient_peak=peak,
+            weight=sizes.norm(w),
+            gradient_peak=largest,
             gradient_rest=rest,
             non_finite=bad,
             saliency=saliency,
@@ -145,6 +146,16 @@ class UpdateSize(Statistic):
         """|dW| / |W|; infinite where a parameter left zero."""
         change, weight = float(self.change), float(self.weight)
         return change / weight if weight > 0 else float("inf") if change > 0 else 0.0
+
+
+def _finite(g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A gradient with zeros for what is not finite, its largest |entry|, and how many were not."""
+    largest = sizes.peak(g)
+    if sizes.is_on_host(g) and bool(largest.isfinite()):
+        return g, largest, torch.zeros((), dtype=torch.int64)
+    finite = g.isfinite()
+    clean = torch.where(finite, g, 0)
+    return clean, sizes.peak(clean), (~finite).sum()
 
 
 def _float(x: Tensor) -> Tensor:

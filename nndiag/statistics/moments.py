@@ -9,6 +9,10 @@ import torch
 from torch import Tensor
 
 from nndiag.statistics.base import Statistic
+from nndiag.statistics.sizes import is_on_host
+
+_MODERATE = 30
+"""Powers of two of a unit's peak, up to which its squares stay well within float32."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,23 +50,27 @@ class Moments(Statistic):
         """
         samples, positions, units = x.shape
         n = torch.full((units,), samples * positions, dtype=torch.int64, device=x.device)
-        non_finite = torch.zeros_like(n)
-        if x.device.type != "cpu" or not bool(x.sum().isfinite()):
+        non_finite, finite = torch.zeros_like(n), None
+        peaks = _peak(x)
+        if not is_on_host(x) or not bool(peaks.isfinite().all()):
             finite = x.isfinite()
             non_finite = (~finite).sum((0, 1))
             n = n - non_finite
             x = torch.where(finite, x, 0)
+            peaks = _peak(x)
+        exponent = torch.frexp(peaks).exponent
+        if is_on_host(x) and bool(((peaks == 0) | (exponent.abs() < _MODERATE)).all()):
+            exponent = torch.zeros_like(exponent)
         else:
-            finite = None
-        exponent = torch.frexp(_peak(x)).exponent
-        x = torch.ldexp(x, -exponent)
+            x = torch.ldexp(x, -exponent)
         count = n.clamp(min=1)
         mean = x.sum((0, 1)) / count
         centered = x - mean if finite is None else torch.where(finite, x - mean, 0)
-        rest = centered.sum((0, 1))
+        sums = centered.sum(1) if positions != 1 else centered.squeeze(1)
+        rest = sums.sum(0)
         m2 = (centered.square().sum((0, 1)) - rest.square() / count).clamp(min=0)
         filled = max(1, positions) if finite is None else finite.sum(1).clamp(min=1)
-        means = centered.sum(1) / filled
+        means = sums / filled
         center = means.sum(0) / max(1, samples)
         cluster_m2 = (means - center).square().sum(0)
         return cls(
@@ -118,7 +126,7 @@ class Moments(Statistic):
 
 def _peak(x: Tensor) -> Tensor:
     """[C] largest size of each unit; 0 where nothing was seen."""
-    return x.abs().amax((0, 1)) if x.numel() else x.new_zeros(x.shape[-1])
+    return torch.maximum(x.amax((0, 1)), -x.amin((0, 1))) if x.numel() else x.new_zeros(x.shape[-1])
 
 
 def _unscale(value: Tensor, exponent: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 
@@ -16,10 +17,12 @@ def strided_sample(x: Tensor, size: int) -> Tensor:
         x: Any tensor; the last axis is the one that must not be aliased.
         size: Largest number of entries.
     """
-    flat = x.reshape(-1)
-    if flat.numel() <= size:
-        return flat
-    stride = -(-flat.numel() // size)
+    if x.numel() <= size:
+        return x.reshape(-1)
+    stride = -(-x.numel() // size)
     while math.gcd(stride, x.shape[-1]) > 1:
         stride += 1
-    return flat[::stride]
+    if x.is_contiguous():
+        return x.view(-1)[::stride]
+    # What is strided would be copied as a whole to be flat.
+    return x[torch.unravel_index(torch.arange(0, x.numel(), stride, device=x.device), x.shape)]

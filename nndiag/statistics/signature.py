@@ -6,11 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nndiag.functional import equal_rows
 from nndiag.statistics.base import Statistic
+from nndiag.statistics.sizes import is_moderate, is_on_host, row_norms
 
 EXACT = 1e-6
 """Relative distance of clones at the first backward passes."""
@@ -31,6 +34,9 @@ _GATHERED = 1 << 22
 """Entries of near units that are compared as they are; of more, sketches are."""
 
 _SKETCH = 256
+
+_SHIFTS = 64
+"""Neighbors along one axis that are compared before a search tree is built."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,12 +80,13 @@ class RowSignature(Statistic):
         """
         rows = _Rows.of(units)
         scale = rows.norms.median()
-        exact = rows.classes(EXACT * scale)
+        loose = rows.classes(LOOSE * scale)
+        is_distinct = int(loose.max()) + 1 == len(loose)  # then no two are equal by a stricter measure
+        exact = loose if is_distinct else rows.classes(EXACT * scale)
         joint = gradient_norms = torch.empty(0)
         if gradients is not None:
-            slopes, slope = _scaled(_readable(gradients))
-            joint = _joint(exact, slopes)
-            gradient_norms = slopes.norm(dim=1).double() * slope
+            gradient_norms = _row_norms(gradients)
+            joint = exact if is_distinct else _joint(exact, _scaled(_readable(gradients))[0])
         alike, compared = (
             (torch.tensor(torch.nan), 0)
             if directions is None
@@ -88,7 +95,7 @@ class RowSignature(Statistic):
         return cls(
             norms=rows.norms.double() * rows.unit,
             exact=exact,
-            loose=rows.classes(LOOSE * scale),
+            loose=loose,
             signed=rows.classes(LOOSE * scale, rows.signs),
             joint=joint.long(),
             gradient_norms=gradient_norms.double(),
@@ -167,22 +174,29 @@ class _Rows:
     def of(cls, source: Tensor) -> Self:
         """Two passes: one for the unit, one for what is compared."""
         peaks = source.new_empty(len(source), dtype=_dtype(source))
-        for part, block in zip(_blocks(peaks, source), _blocks(source, source), strict=True):
-            part.copy_(_readable(block).abs().amax(1))
+        signs = peaks.new_empty(len(peaks), 1)
+        is_plain = is_on_host(source)  # of a device it would have to be waited for
+        for top, sign, block in zip(*(_blocks(t, source) for t in (peaks, signs, source)), strict=True):
+            largest, leading, is_finite = _extremes(block)
+            top.copy_(largest)
+            sign.copy_(leading)
+            is_plain = is_plain and is_finite
         unit = _unit(peaks)
+        is_plain = is_plain and is_moderate(peaks.max()) and is_moderate(unit)
+        scale = torch.ones_like(unit) if is_plain else unit
         generator = torch.Generator().manual_seed(0)
         directions = torch.randn(source.shape[1], _DIRECTIONS, generator=generator, dtype=peaks.dtype)
         directions = (directions / directions.norm(dim=0)).to(source.device)
         # Filled in place: small results that stay between large ones that go would tear up the heap.
-        norms, signs = torch.empty_like(peaks), peaks.new_empty(len(peaks), 1)
-        projections = peaks.new_empty(len(peaks), _DIRECTIONS)
-        places = (_blocks(each, source) for each in (source, norms, signs, projections))
-        for block, norm, sign, projection in zip(*places, strict=True):
-            rows = _readable(block) / unit
-            norm.copy_(rows.norm(dim=1))
-            sign.copy_(_leading_sign(rows))
+        norms, projections = torch.empty_like(peaks), peaks.new_empty(len(peaks), _DIRECTIONS)
+        for norm, projection, block in zip(
+            *(_blocks(t, source) for t in (norms, projections, source)), strict=True
+        ):
+            rows = block.to(peaks.dtype) if is_plain else _readable(block) / unit
+            norm.copy_(row_norms(rows))
             projection.copy_(rows @ directions)
-        return cls(source, unit.double(), norms, signs, projections.double().cpu())
+        rest = unit / scale
+        return cls(source, unit.double(), norms / rest, signs, (projections / rest).double().cpu())
 
     def classes(self, tolerance: Tensor, signs: Tensor | None = None) -> Tensor:
         """[n] class labels of equal rows; only rows with a near neighbor leave the device.
@@ -199,10 +213,11 @@ class _Rows:
         # Rounding of the projection itself must not part equal rows.
         where = _near(points, limit + 1e-5 * float(points.abs().max()))
         labels = torch.arange(len(points))
-        if len(where):
-            at = where.to(self.source.device)
-            found = torch.from_numpy(equal_rows(self._chosen(at, signs).double().cpu().numpy(), limit))
-            labels[where] = len(points) + found
+        if not len(where):
+            return labels
+        at = where.to(self.source.device)
+        found = torch.from_numpy(equal_rows(self._chosen(at, signs).double().cpu().numpy(), limit))
+        labels[where] = len(points) + found
         inverse: Tensor = torch.unique(labels, return_inverse=True)[1]
         return inverse
 
@@ -235,6 +250,35 @@ def _joint(exact: Tensor, gradients: Tensor) -> Tensor:
     return inverse
 
 
+def _row_norms(rows: Tensor) -> Tensor:
+    """[n] norms in float64; without a copy where no square leaves float32."""
+    rows = rows.detach()
+    if is_on_host(rows) and rows.dtype == torch.float32 and rows.numel():
+        norms = row_norms(rows)
+        if is_moderate(norms.max()):
+            return norms.double()
+    scaled, unit = _scaled(_readable(rows))
+    return row_norms(scaled).double() * unit
+
+
+def _extremes(block: Tensor) -> tuple[Tensor, Tensor, bool]:
+    """[n] largest |entry| of each row, [n, 1] the sign that it has, and whether all entries are finite."""
+    rows = block.detach().to(_dtype(block))
+    if not is_on_host(rows):
+        rows = _readable(rows)
+        return rows.abs().amax(1), _leading_sign(rows), False
+    top, bottom = rows.amax(1), rows.amin(1)
+    is_finite = bool((top - bottom).isfinite().all())
+    if not is_finite:
+        rows = _readable(rows)
+        top, bottom = rows.amax(1), rows.amin(1)
+    signs = torch.where(-bottom > top, -1.0, 1.0).to(rows.dtype).unsqueeze(1)
+    tied = ((top == -bottom) & (top > 0)).nonzero().flatten()
+    if len(tied):  # the first of the largest decides
+        signs[tied] = _leading_sign(rows[tied])
+    return torch.maximum(top, -bottom), signs, is_finite
+
+
 def _leading_sign(rows: Tensor) -> Tensor:
     """[n, 1] sign of each row's largest entry; +1 for a row of zeros."""
     largest = rows.gather(1, rows.abs().argmax(dim=1, keepdim=True))
@@ -244,23 +288,37 @@ def _leading_sign(rows: Tensor) -> Tensor:
 def _near(points: Tensor, reach: float) -> Tensor:
     """Places of the points [n, k] with a neighbor within ``reach`` along each axis.
 
-    Along one axis that is soon said. In a wide layer all points have some neighbor there; a search tree then looks at
-    all axes together, unless the layer is one of copies, where no search is needed.
+    In order of the first axis each point is compared with the next, the one behind it, and so on, until none is
+    within reach there. Where that does not end soon a search tree looks at all axes together, unless the layer is one
+    of copies, where no search is needed.
     """
+    if len(points) < 2:
+        return torch.empty(0, dtype=torch.int64)
     order = points[:, 0].argsort()
-    close = points[order, 0].diff() <= reach
-    suspects = torch.zeros(len(points), dtype=torch.bool)
-    suspects[order[:-1][close]] = True
-    suspects[order[1:][close]] = True
-    where = suspects.nonzero().flatten()
-    spread = float(points[:, 0].max() - points[:, 0].min()) if len(points) else 0.0
-    if len(where) < 2 or spread <= reach:
-        return where
+    table = points[order].T.contiguous().numpy()
+    first, second, limit = table[0], table[1], 1.01 * reach + 1e-300
+    if first[-1] - first[0] <= reach:
+        return torch.arange(len(points))
+    is_near = np.zeros(len(first), dtype=bool)
+    for shift in range(1, min(_SHIFTS, len(first))):
+        close = first[shift:] - first[:-shift] <= limit
+        if not close.any():
+            break
+        pairs = (close & (np.abs(second[shift:] - second[:-shift]) <= limit)).nonzero()[0]
+        pairs = pairs[(np.abs(table[:, pairs + shift] - table[:, pairs]) <= limit).all(axis=0)]
+        is_near[pairs] = is_near[pairs + shift] = True
+    else:
+        if len(first) > _SHIFTS:
+            is_near = _near_of_many(np.ascontiguousarray(table.T), limit)
+    return order[torch.from_numpy(is_near)].sort().values
+
+
+def _near_of_many(rows: NDArray[np.float64], limit: float) -> NDArray[np.bool_]:
+    """[n] whether a row [n, k] has another within ``limit`` along each axis."""
     from scipy.spatial import cKDTree
 
-    chosen = points[where].numpy()
-    distances = cKDTree(chosen).query(chosen, k=2, p=torch.inf, distance_upper_bound=1.01 * reach + 1e-300)[0]
-    return where[torch.from_numpy(distances[:, 1]).isfinite()]
+    distances = cKDTree(rows).query(rows, k=2, p=np.inf, distance_upper_bound=limit)[0]
+    return np.asarray(np.isfinite(distances[:, 1]))
 
 
 def _most_alike(rows: Tensor) -> tuple[Tensor, int]:

@@ -434,15 +434,18 @@ PLACES: dict[str, Maker] = {
     "index with one name twice": _index('\1{"weight_map": {"a": "own.bin", "a": "own.bin"}}'),
 }
 
-HOSTILE: dict[str, Maker] = {
-    **_executable(),
-    **{f"tensor: {name}": _zip({"w": lie}) for name, lie in LIES.items()},
-    **{f"pickle: {name}": _file(archive(data)) for name, data in STRUCTURES.items()},
-    **{f"legacy pickle: {name}": _file(legacy(data)) for name, data in list(STRUCTURES.items())[::4]},
-    **ZIPS,
-    **LEGACY,
-    **{f"safetensors: {name}": _file(data, "x.safetensors") for name, data in SAFETENSORS.items()},
-    **{f"no file: {name}": _file(data) for name, data in NO_FILES.items()},
-    **PLACES,
+KINDS: dict[str, dict[str, Maker]] = {
+    "pickles that call something": _executable(),
+    "tensors that lie": {f"tensor: {name}": _zip({"w": lie}) for name, lie in LIES.items()},
+    "pickles that are damaged or run away": {
+        **{f"pickle: {name}": _file(archive(data)) for name, data in STRUCTURES.items()},
+        **{f"legacy pickle: {name}": _file(legacy(data)) for name, data in list(STRUCTURES.items())[::4]},
+    },
+    "zip archives": ZIPS,
+    "legacy files": LEGACY,
+    "safetensors": {f"safetensors: {name}": _file(d, "x.safetensors") for name, d in SAFETENSORS.items()},
+    "other files": {f"no file: {name}": _file(data) for name, data in NO_FILES.items()},
+    "paths, folders and indexes": PLACES,
 }
+HOSTILE: dict[str, Maker] = {name: make for kind in KINDS.values() for name, make in kind.items()}
 """By name; each writes into an empty folder and gives the path to read."""

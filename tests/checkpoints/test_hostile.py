@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import pickle
 import resource
-import time
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from nndiag import checkpoints
+from nndiag.checkpoints import processes
 from nndiag.checkpoints.child import read_here
+from nndiag.checkpoints.processes import ReadingProcess
 from nndiag.errors import CheckpointError
 
+from .__main__ import WATCHED, Trials
 from .forging import MARKER, archive, legacy, opcodes, payloads, pickled
 from .hostile import GOOD, HOSTILE
 
@@ -77,37 +81,70 @@ SAMPLE = [
 ]
 
 
-def refused_by_the_child(name: str, folder: Path) -> str:
-    """What a person is told."""
-    path = HOSTILE[name](folder)
-    with pytest.raises(CheckpointError) as caught:
-        checkpoints.read(path)
-    text = str(caught.value)
-    check(text)
-    assert not (folder / MARKER).exists()
-    return text
+@pytest.fixture(scope="module")
+def process() -> Iterator[ReadingProcess]:
+    """It takes longer to start than all of the sample take."""
+    with ReadingProcess() as process:
+        yield process
 
 
 @pytest.mark.parametrize("name", SAMPLE)
-def test_child_refuses_too(name: str, tmp_path: Path) -> None:
-    text = refused_by_the_child(name, tmp_path)
+def test_child_refuses_too(name: str, process: ReadingProcess, tmp_path: Path) -> None:
+    path = HOSTILE[name](tmp_path)
+    with pytest.raises(CheckpointError) as caught:
+        checkpoints.read(path, process=process)
+    text = str(caught.value)
+    check(text)
+    assert not (tmp_path / MARKER).exists()
     assert text.startswith(str(tmp_path)), "the path comes first"
     assert "broke the process" not in text
 
 
+def test_the_witness_sees_what_a_loader_that_executes_does(tmp_path: Path) -> None:
+    """Else its zeros prove nothing: in a process of its own, a payload runs and a socket is opened."""
+    code = (
+        "import pickle, socket, sys; from tests.checkpoints import watched;"
+        "sys.addaudithook(watched.witness); pickle.load(open(sys.argv[1], 'rb')); socket.socket().close();"
+        "print(watched.seen['code'] > 1, watched.seen['sockets'] > 0)"
+    )
+    (tmp_path / "x.pkl").write_bytes(pickled(payloads(tmp_path)["os.system"]))
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", code, str(tmp_path / "x.pkl")]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "True"]
+    assert (tmp_path / MARKER).exists()
+
+
+FORBIDDEN = """
+import os, pickle, socket, sys
+from nndiag.checkpoints import child
+sys.addaudithook(child._refuse)
+calls = (socket.socket, os.fork, lambda: os.system("true"), lambda: pickle.loads(b"cos\\nsystem\\n."))
+for call in calls:
+    try:
+        call()
+    except PermissionError as error:
+        print(error)
+"""
+
+
+def test_the_child_may_not_do_what_no_reader_does() -> None:
+    done = subprocess.run([sys.executable, "-c", FORBIDDEN], capture_output=True, text=True, check=True)
+    names = [
+        line.removesuffix(" is not for a process that reads a checkpoint")
+        for line in done.stdout.splitlines()
+    ]
+    assert names == ["socket.__new__", "os.fork", "os.system", "pickle.find_class"]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_every_hostile_file_through_the_child(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    slowest, worst = (0.0, ""), 0
-    for number, name in enumerate(HOSTILE):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        begin = time.monotonic()
-        text = refused_by_the_child(name, folder)
-        slowest = max(slowest, (time.monotonic() - begin, name))
-        worst = max(worst, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-        assert "broke the process" not in text, name
-    with capsys.disabled():
-        print(  # noqa: T201
-            f"\n{len(HOSTILE)} files; slowest {slowest[0]:.1f} s ({slowest[1]}); most memory {worst / 1024:.0f} MB"
-        )
+def test_every_hostile_file_through_the_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "COMMAND", WATCHED)
+    monkeypatch.setenv("NNDIAG_WITNESS", "")
+    with ReadingProcess() as process:
+        trials = Trials(tmp_path).of(HOSTILE, process)
+    assert [trial for trial in trials if not trial.is_well] == []
+    for trial in trials:
+        check(trial.said)
+        assert "broke the process" not in trial.said, trial.name

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ import pytest
 import torch
 
 from nndiag import checkpoints
-from nndiag.checkpoints import reading
+from nndiag.checkpoints import processes, reading
 from nndiag.checkpoints.limits import Limits
+from nndiag.checkpoints.processes import ReadingProcess
 from nndiag.errors import CheckpointError
 from nndiag.snapshot import Snapshot
 
@@ -45,16 +47,52 @@ def test_limits_hold_in_the_process_they_are_imposed_on() -> None:
     assert done.stdout.splitlines() == ["() (7, 7) (4096, 4096)", "1"]
 
 
-def test_too_little_memory_is_said(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def process() -> Iterator[ReadingProcess]:
+    """It takes longer to start than to read."""
+    with ReadingProcess() as process:
+        yield process
+
+
+def test_too_little_memory_is_said(process: ReadingProcess, tmp_path: Path) -> None:
     torch.save({"fc.weight": torch.zeros(5000, 5000)}, tmp_path / "x.pt")
     limits = replace(Limits.for_size(0), memory=50 << 20)
     with pytest.raises(CheckpointError, match="more memory than reading it is given"):
-        checkpoints.read(tmp_path / "x.pt", limits=limits)
+        checkpoints.read(tmp_path / "x.pt", limits=limits, process=process)
 
 
-def test_too_little_room_for_output_is_said(file: Path) -> None:
+def test_too_little_room_for_output_is_said(process: ReadingProcess, file: Path) -> None:
     with pytest.raises(CheckpointError, match=r"x\.pt "):
-        checkpoints.read(file, limits=replace(Limits.for_size(0), output=100))
+        checkpoints.read(file, limits=replace(Limits.for_size(0), output=100), process=process)
+
+
+def test_one_process_reads_several_and_is_none_the_worse_for_a_bad_one(
+    process: ReadingProcess, file: Path, tmp_path: Path
+) -> None:
+    first = checkpoints.read(file, process=process)
+    number = process.number
+    (tmp_path / "bad.pt").write_bytes(b"P")
+    with pytest.raises(CheckpointError, match="of no kind that is known"):
+        checkpoints.read(tmp_path / "bad.pt", process=process)
+    tight = replace(Limits.for_size(0), output=100)
+    with pytest.raises(CheckpointError):
+        checkpoints.read(file, limits=tight, process=process)
+    assert checkpoints.read(file, process=process).facts == first.facts
+    assert (process.number == number) == (sys.platform == "linux")
+
+
+def test_a_process_that_ended_is_started_anew(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    child(monkeypatch, "raise SystemExit(3)")
+    with ReadingProcess() as own:
+        for _ in range(2):
+            with pytest.raises(CheckpointError, match="status 3"):
+                checkpoints.read(file, process=own)
+
+
+def test_a_process_that_talks_nonsense_is_ended(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    child(monkeypatch, "print('x' * 100, flush=True); import time; time.sleep(60)")
+    with pytest.raises(CheckpointError, match="more of this machine"):
+        checkpoints.read(file)
 
 
 def test_patience_has_an_end(file: Path) -> None:
@@ -64,7 +102,7 @@ def test_patience_has_an_end(file: Path) -> None:
 
 def child(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     """What stands in for the child."""
-    monkeypatch.setattr(reading, "COMMAND", (sys.executable, "-S", "-c", code))
+    monkeypatch.setattr(processes, "COMMAND", (sys.executable, "-S", "-c", code))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +121,7 @@ def test_how_a_child_ends(code: str, text: str, file: Path, monkeypatch: pytest.
         checkpoints.read(file)
 
 
-REPLY = "import sys, json; out = json.load(sys.stdin)['out'];"
+REPLY = "import sys, json; out = json.loads(sys.stdin.readline())['out'];"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import torch
 from nndiag import checkpoints
 from nndiag.checkpoints import reading
 from nndiag.checkpoints.child import read_here
+from nndiag.checkpoints.processes import ReadingProcess
 from nndiag.errors import CheckpointError
 from nndiag.snapshot import Snapshot
 
@@ -25,7 +26,7 @@ def save(path: Path, **more: Any) -> Path:
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process for each would take its time; the reader is the same."""
 
-    def read(path: Path, *, layers: Any = None) -> Snapshot:
+    def read(path: Path, *, layers: Any = None, process: Any = None) -> Snapshot:
         with reading._about(path):
             return read_here(path, layers)
 
@@ -104,3 +105,23 @@ def test_several_are_no_single_checkpoint(tmp_path: Path) -> None:
 def test_a_folder_with_one_is_that_one(tmp_path: Path) -> None:
     save(tmp_path / "run" / "a.ckpt", global_step=8)
     assert read_here(tmp_path / "run").step == 8
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize(("worth", "started"), [(1, 3), (1 << 30, 1)])
+def test_further_processes_are_started_for_large_files(
+    worth: int, started: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count: list[ReadingProcess] = []
+
+    class Counted(ReadingProcess):
+        def __init__(self) -> None:
+            super().__init__()
+            count.append(self)
+
+    monkeypatch.setattr(reading, "ReadingProcess", Counted)
+    monkeypatch.setattr(reading, "_WORTH_A_PROCESS", worth)
+    monkeypatch.setattr(reading.os, "cpu_count", lambda: 3)
+    series = checkpoints.read_series([save(tmp_path / f"{n}.pt", global_step=n) for n in range(4)])
+    assert [snapshot.step for snapshot in series] == [0, 1, 2, 3]
+    assert len(count) == started

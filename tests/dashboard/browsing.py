@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from .runs import ROUTE, client_of, get, wait_for
+
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+PAGE = "/data/plugin_entry.html?name=nndiag"
 FLAGS = "--no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update"
 
 NEEDS_CHROMIUM = [
@@ -45,3 +52,30 @@ def state_of(page: Any) -> dict[str, str]:
         ".map((part) => part.split('=').map(decodeURIComponent)))"
     )
     return {key.removeprefix("p.nndiag."): value for key, value in found.items()}
+
+
+def serve(logdir: Path, runs: int, last: int = 30) -> Iterator[str]:
+    """The address of a TensorBoard that has loaded so many runs up to a step, until the test is over."""
+    from werkzeug.serving import make_server
+
+    client, _kept = client_of(logdir)
+    wait_for(lambda: sum(row["step"] == last for row in get(client, "runs")["runs"]) >= runs)
+    server = make_server("127.0.0.1", 0, client.application, threaded=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join(timeout=10)
+    server.server_close()
+
+
+def opened(page: Any, **state: str) -> Any:
+    """The page alone, in some state."""
+    page.goto(f"{PAGE}#{'&'.join(f'p.nndiag.{key}={value}' for key, value in state.items())}")
+    ready(page)
+    return page
+
+
+def answering(page: Any, path: str, **answer: Any) -> None:
+    """Another answer to the page's questions."""
+    page.route(re.compile(f"{ROUTE}/{path}"), lambda route: route.fulfill(**answer))

@@ -3,75 +3,21 @@
 from __future__ import annotations
 
 import re
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dashboard.browsing import NEEDS_CHROMIUM, Seen, ready, state_of
-from dashboard.runs import ROUTE, block_names, client_of, get, wait_for, write_run
-from nndiag.events import SCHEMA_VERSION
+from dashboard.browsing import NEEDS_CHROMIUM, PAGE, opened, ready, state_of
+from dashboard.runs import block_names
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
 expect = sync_api.expect
 
 NAMES = block_names(2)
-PAGE = "/data/plugin_entry.html?name=nndiag"
 BAD = "blocks.1.attn.qkv"
 
 pytestmark = NEEDS_CHROMIUM
-
-
-def serve(logdir: Path, runs: int, last: int = 30) -> Iterator[str]:
-    """The address of a TensorBoard that has loaded so many runs up to a step, until the test is over."""
-    from werkzeug.serving import make_server
-
-    client, _kept = client_of(logdir)
-    wait_for(lambda: sum(row["step"] == last for row in get(client, "runs")["runs"]) >= runs)
-    server = make_server("127.0.0.1", 0, client.application, threaded=True)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join(timeout=10)
-    server.server_close()
-
-
-@pytest.fixture(scope="module")
-def logdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two runs: one sick, one not."""
-    root = tmp_path_factory.mktemp("logs")
-    write_run(root / "sick")
-    write_run(root / "well", is_sick=False, shift=0.01)
-    return root
-
-
-@pytest.fixture(scope="module")
-def address(logdir: Path) -> Iterator[str]:
-    """TensorBoard over the two runs."""
-    yield from serve(logdir, 2)
-
-
-@pytest.fixture
-def page(browser: Any, address: str) -> Iterator[Any]:
-    """A page that must not complain, nor ask anybody but TensorBoard."""
-    context = browser.new_context(base_url=address, viewport={"width": 1280, "height": 900})
-    page = context.new_page()
-    page.set_default_timeout(20_000)
-    seen = Seen(page)
-    yield page
-    context.close()
-    assert seen.errors == []
-    assert all(url.startswith((address, "data:", "blob:")) for url in seen.requests)
-
-
-def opened(page: Any, **state: str) -> Any:
-    """The page alone, in some state."""
-    page.goto(f"{PAGE}#{'&'.join(f'p.nndiag.{key}={value}' for key, value in state.items())}")
-    ready(page)
-    return page
 
 
 # --- what a person sees ---------------------------------------------------------------------------------------
@@ -152,6 +98,8 @@ def test_two_runs_side_by_side(page: Any) -> None:
     opened(page, run="sick", beside="well")
     expect(page.locator(".column .headline")).to_have_text(["1 critical, 1 warning, 1 note", "No warnings"])
     expect(page.locator(".badge").first).to_have_text("only here")
+    places = page.locator(".reading[data-reading='saturation/saturated']").all()
+    assert len({place.bounding_box()["y"] for place in places}) == 1  # equal readings stand side by side
     page.locator("[data-key=view-map]").click()
     expect(page.locator("canvas.heat")).to_have_count(2)
     page.locator("[data-key=view-layer]").click()
@@ -246,6 +194,13 @@ def test_a_link_survives_a_reload(page: Any) -> None:
     expect(page.locator("[data-key=axis-visits]")).to_have_attribute("aria-pressed", "true")
 
 
+def test_a_link_names_a_run_by_its_directory(page: Any) -> None:
+    opened(page, dir="logs%2Fwell")
+    expect(page.locator(".headline")).to_have_text("No warnings")
+    opened(page, dir="logs%2Fgone")
+    expect(page.locator(".headline")).to_have_text("1 critical, 1 warning, 1 note")
+
+
 @pytest.mark.parametrize(
     "state", ["p.nndiag.view=x", "p.nndiag.layer=gone&p.nndiag.view=layer", "%E0%A4%A&p.nndiag.run=%"]
 )
@@ -287,6 +242,25 @@ def test_a_layer_is_found_by_a_part_of_its_name(page: Any) -> None:
     expect(page.locator(".headline")).to_have_text("blocks.1.mlp.fc1")
 
 
+def test_motion_is_for_those_who_want_it(page: Any) -> None:
+    opened(page)
+    page.evaluate("document.querySelector('main').setAttribute('aria-busy', 'true')")
+    moving = "getComputedStyle(document.querySelector('main')).transitionDuration"
+    assert page.evaluate(moving) != "0s"
+    page.emulate_media(reduced_motion="reduce")
+    assert page.evaluate(moving) == "0s"
+
+
+def test_an_earlier_visit_of_the_units(page: Any) -> None:
+    opened(page, view="layer", layer="blocks.0.attn.proj")
+    units = page.locator("section[aria-label=Units]")
+    expect(units).to_contain_text("16 units at step 30")
+    units.locator("input[type=range]").fill("0")
+    expect(units).to_contain_text("16 units at step 8")
+    units.get_by_text("Show as table").click()
+    expect(units.locator("tbody tr")).to_have_count(16)
+
+
 def test_the_loss_stands_below_the_series(page: Any) -> None:
     opened(page, view="map", reading="saturation/saturated")
     numbers = page.locator(".numbers")
@@ -296,93 +270,6 @@ def test_the_loss_stands_below_the_series(page: Any) -> None:
     )
     opened(page, view="layer", layer="stem", beside="well")
     expect(numbers.locator("path.curve")).to_have_count(2)
-
-
-# --- states with one thing to say -----------------------------------------------------------------------------
-
-
-def answering(page: Any, path: str, **answer: Any) -> None:
-    """Another answer to the page's questions."""
-    page.route(re.compile(f"{ROUTE}/{path}"), lambda route: route.fulfill(**answer))
-
-
-def test_nothing_here_yet(page: Any) -> None:
-    answering(page, "runs", json={"runs": []})
-    opened(page)
-    expect(page.locator(".message")).to_contain_text("Nothing from nndiag here yet")
-    expect(page.locator(".message pre")).to_contain_text("DiagnosticsMonitor")
-
-
-def test_a_run_of_a_newer_version(page: Any) -> None:
-    row = {"name": "sick", "is_newer": True, "step": None, "visits": None, "findings": []}
-    answering(page, "runs", json={"runs": [row]})
-    run = {key: [] for key in ("layers", "findings", "coverage", "notes", "readings", "numbers", "units")}
-    answering(page, r"run\?", json={"name": "sick", "is_newer": True, "facts": {}, **run})
-    opened(page)
-    expect(page.locator(".message")).to_contain_text("pip install --upgrade nndiag")
-    assert SCHEMA_VERSION == 1
-
-
-def test_a_server_that_is_gone_and_back(browser: Any, address: str) -> None:
-    context = browser.new_context(base_url=address)
-    page = context.new_page()
-    answering(page, "runs", status=503, body="")
-    opened(page)
-    expect(page.locator(".message")).to_contain_text("TensorBoard did not answer")
-    page.unroute_all()
-    page.get_by_role("button", name="Try again").click()
-    expect(page.locator(".headline")).to_have_text("1 critical, 1 warning, 1 note")
-    context.close()
-
-
-# --- inside TensorBoard ---------------------------------------------------------------------------------------
-
-
-def test_inside_tensorboard(browser: Any, address: str) -> None:
-    context = browser.new_context(base_url=address, viewport={"width": 1280, "height": 900})
-    page = context.new_page()
-    seen = Seen(page)
-    page.goto("/#nndiag&p.nndiag.run=sick&p.nndiag.view=layer&p.nndiag.layer=stem")
-    frame = page.frame_locator("iframe[src*='name=nndiag']")
-    expect(frame.locator(".headline")).to_have_text(
-        "stem", timeout=40_000
-    )  # the link of the outer page counts
-    frame.locator("[data-key=view-overview]").click()
-    expect(frame.locator(".headline")).to_have_text("1 critical, 1 warning, 1 note")
-    assert "p.nndiag.view=overview" in page.url
-    page.evaluate("location.hash = '#nndiag&p.nndiag.run=well'")
-    expect(frame.locator(".headline")).to_have_text("No warnings")
-    page.evaluate("document.body.classList.add('dark-mode')")
-    expect(frame.locator("html")).to_have_class("dark")
-    with page.expect_request(re.compile(f"{ROUTE}/runs$")):
-        page.locator("app-header-reload button").click()
-    expect(frame.locator("main:not([aria-busy]) .headline")).to_have_text("No warnings")
-    assert all(url.startswith((address, "data:", "blob:")) for url in seen.requests)
-    context.close()
-
-
-@pytest.mark.slow
-def test_five_hundred_layers_and_a_thousand_steps(browser: Any, tmp_path: Path) -> None:
-    names = block_names(125)[:500]
-    write_run(tmp_path / "big", names=names, steps=range(0, 20_000, 20))
-    for address in serve(tmp_path, 1, 19_980):
-        context = browser.new_context(base_url=address, viewport={"width": 1280, "height": 900})
-        page = context.new_page()
-        seen = Seen(page)
-        opened(page, view="map", reading="saturation/saturated")
-        heat = page.locator("canvas.heat")
-        expect(heat).to_have_attribute("aria-label", re.compile("500 rows by"))
-        assert heat.bounding_box()["height"] < 700  # all at once
-        page.locator("[data-key=rows-full]").click()
-        page.wait_for_function("document.querySelector('canvas.heat').clientHeight > 5000")
-        page.locator("[data-key=rows-groups]").click()
-        expect(heat).to_have_attribute("aria-label", re.compile("126 rows"))
-        page.locator("[data-key=view-layer]").click()
-        expect(page.locator(".headline")).to_have_text("blocks.62.attn.proj")
-        page.locator("[data-key=view-overview]").click()
-        expect(page.locator(".status")).to_contain_text("501 layers · 1,000 visits")
-        assert seen.errors == []
-        context.close()
 
 
 def test_the_page_holds_no_way_to_make_text_into_elements() -> None:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+collect_ignore = [] if find_spec("transformers") and find_spec("accelerate") else ["huggingface_runs.py"]
+"""Searched for examples in docstrings like every module, which would import what is not there."""
 
 
 @pytest.fixture(autouse=True)

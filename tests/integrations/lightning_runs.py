@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -14,6 +15,11 @@ import nndiag
 
 BATCH, BATCHES = 8, 6
 """An epoch is six batches of eight samples."""
+
+RESUME: dict[str, Any] = (
+    {"weights_only": True} if "weights_only" in inspect.signature(Trainer.fit).parameters else {}
+)
+"""How ``fit`` reads a checkpoint; before Lightning 2.6 it cannot be told to run no code of the file's."""
 
 
 class Classifier(LightningModule):

@@ -17,7 +17,16 @@ from torch import nn
 
 import nndiag
 
-from .lightning_runs import BATCHES, Classifier, hooks_on, loader, quiet_monitor, quiet_trainer, trained
+from .lightning_runs import (
+    BATCHES,
+    RESUME,
+    Classifier,
+    hooks_on,
+    loader,
+    quiet_monitor,
+    quiet_trainer,
+    trained,
+)
 
 
 def test_users_exception_is_the_one_raised() -> None:
@@ -138,7 +147,7 @@ def test_resume_is_exact(watched: tuple[bool, bool], tmp_path: Path) -> None:
         torch.manual_seed(1)
         module = Classifier()
         resumed = quiet_trainer(*([quiet_monitor()] if second else []), max_epochs=2)
-        resumed.fit(module, loader(shuffle=True), loader(), ckpt_path=path, weights_only=True)
+        resumed.fit(module, loader(shuffle=True), loader(), ckpt_path=path, **RESUME)
         assert resumed.global_step == 2 * BATCHES
         return module.state_dict()
 
@@ -150,9 +159,7 @@ def test_resumed_run_goes_on_counting(tmp_path: Path) -> None:
     trainer.save_checkpoint(tmp_path / "half.ckpt")
     monitor = quiet_monitor()
     resumed = quiet_trainer(monitor, max_epochs=2)
-    resumed.fit(
-        Classifier(), loader(shuffle=True), loader(), ckpt_path=tmp_path / "half.ckpt", weights_only=True
-    )
+    resumed.fit(Classifier(), loader(shuffle=True), loader(), ckpt_path=tmp_path / "half.ckpt", **RESUME)
     assert monitor.report.run["last_step"] == 2 * BATCHES - 1
 
 
@@ -163,9 +170,7 @@ def test_plain_module_saves_and_scripts_after_fit(tmp_path: Path) -> None:
     assert isinstance(torch.fx.symbolic_trace(module.network), nn.Module)
 
 
-def test_other_namespace_alone() -> None:
-    """In a process of its own, where only ``pytorch_lightning`` is imported."""
-    program = """
+OTHER_NAMESPACE = """
 import logging, sys, warnings
 import pytorch_lightning as pl, torch, nndiag
 warnings.simplefilter("ignore"); logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -181,8 +186,13 @@ trainer = pl.Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_check
 trainer.fit(Module(), torch.utils.data.DataLoader(torch.randn(32, 4), 8))
 assert monitor.report.run["visits"] == 4, monitor.report.run
 assert "lightning.pytorch" not in sys.modules
+print(len(monitor.report.readings), "readings at", monitor.report.run["visits"], "visits")
 """
+
+
+def test_other_namespace_alone() -> None:
+    """In a process of its own, where only ``pytorch_lightning`` is imported."""
     done = subprocess.run(
-        [sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", OTHER_NAMESPACE], check=False, capture_output=True, text=True, timeout=120
     )
     assert (done.returncode, done.stderr) == (0, "")

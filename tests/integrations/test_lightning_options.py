@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import LightningDataModule
 from torch import nn
 
 import nndiag
@@ -100,6 +101,50 @@ def test_command_line_parses_the_options(monkeypatch: pytest.MonkeyPatch) -> Non
     assert monitor.options.selection.layers == ("network.*",)
     assert monitor.options.selection.thresholds == {"ND201": 0.8}
     assert monitor.options.max_overhead is None
+
+
+def test_command_line_trains_from_a_file(tmp_path: Path) -> None:
+    pytest.importorskip("jsonargparse")
+    from lightning.pytorch.cli import LightningCLI
+
+    (tmp_path / "run.yaml").write_text(CONFIGURATION)
+    cli = LightningCLI(
+        Classifier,
+        args=["fit", "--config", str(tmp_path / "run.yaml"), "--trainer.callbacks.init_args.ignore=[ND7]"],
+        save_config_callback=None,
+        datamodule_class=Data,
+    )
+    (monitor,) = (c for c in cli.trainer.callbacks if isinstance(c, nndiag.DiagnosticsMonitor))
+    assert monitor.options.selection.ignore == ("ND7",)
+    assert monitor.options.selection.thresholds == {"ND201": 0.8}
+    assert monitor.report.run["last_step"] == BATCHES - 1
+    assert (tmp_path / "here" / "nndiag.jsonl").exists()
+
+
+CONFIGURATION = """
+trainer:
+  max_epochs: 1
+  accelerator: cpu
+  logger: false
+  enable_checkpointing: false
+  enable_progress_bar: false
+  enable_model_summary: false
+  callbacks:
+    - class_path: nndiag.DiagnosticsMonitor
+      init_args:
+        every_n_train_steps: 2
+        thresholds: {ND201: 0.8}
+        log_dir: here
+        console: false
+        strict: true
+"""
+
+
+class Data(LightningDataModule):
+    """The loader as a data module, which the command line wants."""
+
+    def train_dataloader(self) -> Any:
+        return loader()
 
 
 @pytest.mark.parametrize("value", ["0", "false", "off"])

@@ -18,7 +18,7 @@ import nndiag
 from nndiag.observe.schedule import Schedule
 from nndiag.sinks import read_run, rediagnose
 
-from .lightning_runs import BATCHES, Classifier, loader, quiet_monitor, quiet_trainer, trained
+from .lightning_runs import BATCHES, RESUME, Classifier, loader, quiet_monitor, quiet_trainer, trained
 
 SEAM = BATCHES
 
@@ -49,7 +49,7 @@ def resumed(path: Path, *monitors: Any, module: Classifier | None = None, epochs
     """The run that goes on from a checkpoint, loaded with nothing but weights and plain types."""
     torch.manual_seed(1)
     trainer = quiet_trainer(*monitors, max_epochs=epochs)
-    trainer.fit(module or Classifier(), loader(shuffle=True), loader(), ckpt_path=path, weights_only=True)
+    trainer.fit(module or Classifier(), loader(shuffle=True), loader(), ckpt_path=path, **RESUME)
     return trainer
 
 

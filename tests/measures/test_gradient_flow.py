@@ -88,7 +88,7 @@ def test_a_recurrent_network_explodes_over_time() -> None:
     assert finding.severity.rank > 0
     assert finding.value > 100
     assert 29 < finding.first_step <= 31
-    assert "Clip gradients" in finding.recommendation
+    assert "orthogonal" in finding.recommendation
 
 
 def test_what_has_learned_does_not_explode() -> None:

@@ -303,7 +303,7 @@ def test_rows_of_zeros_are_pruned_not_copied() -> None:
     weights[20:] = 0
     (finding,) = offline(weights).findings
     assert (finding.severity, finding.evidence["zero_units"], finding.evidence["copies"]) == ("info", 20, 0)
-    assert "20 units have all-zero weights" in finding.message
+    assert "20 units have weights next to zero" in finding.message
 
 
 @pytest.mark.parametrize(("odd", "is_found"), [(True, True), (False, False)])

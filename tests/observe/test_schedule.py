@@ -79,3 +79,31 @@ def test_no_limit_never_thins():
 
 def test_share_before_any_time_has_passed():
     assert Budget(0.03, Clock()).share == 0.0
+
+
+def paced(limit: float) -> tuple[Budget, Clock]:
+    """A budget that knows a pace of one second a step, 100 seconds after the start."""
+    clock = Clock()
+    budget = Budget(limit, clock)
+    for _ in range(101):
+        budget.begin_step()
+        clock.now += 1.0
+    clock.now = 100.0
+    return budget, clock
+
+
+def test_visits_are_spread_over_the_steps_to_the_next_burst():
+    budget, _ = paced(0.03)
+    budget.charge(100, 2.9)
+    budget.settle(50)
+    assert budget.stride == 1, "2.9 of 150 seconds is less than two thirds of the limit"
+    budget.charge(101, 0.2)
+    budget.settle(50)
+    assert budget.stride == 2
+
+
+def test_one_burst_doubles_the_stride_once():
+    budget, _ = paced(0.03)
+    budget.charge(100, 60.0)
+    budget.settle(50)
+    assert budget.stride == 2

@@ -97,3 +97,13 @@ def test_steps_of_a_parameter_that_began_at_zero_are_not_compared() -> None:
     one = torch.ones(4)
     first = UpdateSize.of(0 * one, one)
     assert math.isnan(float(UpdateSize.of(one, 3 * one, first.largest).largest))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(5,), (700, 300), (8, 3, 5, 5)])
+def test_what_fits_float32_is_what_float64_gives(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    w, g = draw(*shape), 1e-3 * draw(*shape, seed=1)
+    flow = ParameterFlow.of(w.to(dtype), g.to(dtype))
+    assert float(flow.weight) == pytest.approx(float(w.double().norm()), rel=1e-6)
+    assert flow.gradient == pytest.approx(float(g.double().norm()), rel=1e-6)
+    assert float(flow.gradient_peak) == float(g.to(dtype).abs().max())

@@ -224,3 +224,28 @@ def test_one_infinite_weight_is_cheap_to_survive(comparisons: list[int]) -> None
     found = RowSignature.of(rows)
     assert len(found.exact.unique()) == 2048
     assert comparisons[0] <= 4 * 2048
+
+
+@pytest.mark.parametrize("count", [3, 63, 64, 65, 300])
+def test_the_only_twins_of_many_are_found(count: int) -> None:
+    """Whether neighbors are gone through one by one or by a search tree."""
+    rows = normal(count, 200)
+    rows[count - 1] = rows[0]
+    rows[1] = -rows[2]
+    signature = RowSignature.of(rows)
+    expected = [0, 1, 2, *range(3, count - 1), 0] if count > 3 else [0, 1, 0]
+    if count > 3:
+        assert partition(signature.exact) == expected
+        assert partition(signature.signed) == [0, 1, 1, *range(2, count - 2), 0]
+
+
+def test_layers_of_copies_with_a_few_others() -> None:
+    rows = normal(1, 50).repeat(500, 1)
+    rows[100:110] = normal(10, 50, seed=1)
+    assert len(set(partition(RowSignature.of(rows).exact))) == 11
+
+
+def test_one_size_for_all_weights_is_told_up_to_the_sign() -> None:
+    rows = normal(40, 30).sign()
+    rows[7] = -rows[3]
+    assert len(set(partition(RowSignature.of(rows).signed))) == 39

@@ -122,15 +122,17 @@ class Named(Tensor):
 
 
 def quantized() -> Tensor:
+    ones = torch.ones(4, 3, dtype=torch.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return torch.quantize_per_tensor(torch.ones(4, 3), 0.1, 0, torch.qint8)
+        return torch.quantize_per_tensor(ones, 0.1, 0, torch.qint8)
 
 
 def quantized_per_channel() -> Tensor:
+    ones = torch.ones(4, 3, dtype=torch.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return torch.quantize_per_channel(torch.ones(4, 3), torch.ones(4), torch.zeros(4), 0, torch.qint8)
+        return torch.quantize_per_channel(ones, ones[:, 0], torch.zeros(4), 0, torch.qint8)
 
 
 def nested(layout: torch.layout) -> Tensor:
@@ -165,7 +167,7 @@ REFUSED = {
     "sparse CSC": (lambda: sparse(Tensor.to_sparse_csc), "sparse or opaque layout"),
     "sparse BSR": (lambda: sparse(lambda x: x.to_sparse_bsr((2, 2))), "sparse or opaque layout"),
     "sparse BSC": (lambda: sparse(lambda x: x.to_sparse_bsc((2, 2))), "sparse or opaque layout"),
-    "mkldnn": (lambda: torch.ones(4, 3).to_mkldnn(), "sparse or opaque layout"),
+    "mkldnn": (lambda: torch.ones(4, 3, dtype=torch.float32).to_mkldnn(), "sparse or opaque layout"),
     "nested, strided": (lambda: nested(torch.strided), "nested tensor"),
     "nested, jagged": (lambda: nested(torch.jagged), "tensor subclass NestedTensor"),
     "quantized": (quantized, "quantized tensor"),

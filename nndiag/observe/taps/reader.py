@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
-from nndiag.layers import LayerInfo
+from nndiag.layers import LayerInfo, Role
 from nndiag.measures import Need
 from nndiag.observe.burst import Burst
 from nndiag.observe.observation import Observation
@@ -22,8 +23,8 @@ from nndiag.observe.taps import (
     outputs,
     recurrences,
 )
-from nndiag.observe.taps.table import Observer, Variant
-from nndiag.observe.watch import Call
+from nndiag.observe.taps.table import Observer, Reader, Variant
+from nndiag.observe.watch import Call, undispatched
 from nndiag.observe.wiring import Wiring, first_tensor
 from nndiag.snapshot import Gap, Key, Tap
 from nndiag.statistics import Rows, Statistic, Unreadable, canonical
@@ -74,6 +75,7 @@ class TapReader:
         self._keeps = keeps
         self._rows = rows
         self._open: dict[str, LayerInfo] = {}
+        self._table: dict[tuple[str, Role], tuple[Reader, ...]] = {}
 
     def before(self, call: Call) -> None:
         """Reads inputs: afterwards they may be overwritten."""
@@ -97,9 +99,18 @@ class TapReader:
     def _read(self, when: str, call: Call, info: LayerInfo, output: Any) -> None:
         if not self._keeps(info.name):
             return
-        for reader in READERS:
-            if reader.need in self._needs and reader.applies(info, when, self.observer, self.variant):
+        for reader in self._due(when, info.role):
+            with contextlib.nullcontext() if reader.runs_model else undispatched():
                 reader.read(self, call, info, output)
+
+    def _due(self, when: str, role: Role) -> tuple[Reader, ...]:
+        if (when, role) not in self._table:
+            self._table[when, role] = tuple(
+                reader
+                for reader in READERS
+                if reader.need in self._needs and reader.applies(role, when, self.observer, self.variant)
+            )
+        return self._table[when, role]
 
     def on_weight_output(self, info: LayerInfo, output: Tensor) -> None:
         """Called with the output of each layer with weights; the stream hangs its gradient hooks here."""

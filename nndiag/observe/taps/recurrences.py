@@ -53,4 +53,4 @@ def _gradient(module: nn.RNNBase, rows: Tensor) -> Tensor:
     return gradient
 
 
-READERS = (Reader(Need.TIME_REACH, frozenset(("recurrent",)), "after", _read_reach),)
+READERS = (Reader(Need.TIME_REACH, frozenset(("recurrent",)), "after", _read_reach, runs_model=True),)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from nndiag.layers import LayerInfo, Role
+from nndiag.layers import Role
 from nndiag.measures import Need
 
 Observer = Literal["probe", "stream"]
@@ -25,6 +25,7 @@ class Reader:
         read: Takes the ``TapReader``, the call, the layer, and the output (None before the call).
         observers: Who may take it: some things are too dear, or not allowed, in a training step.
         variants: In which replays.
+        runs_model: Whether it runs code of the model's, which a replay must then see.
     """
 
     need: Need
@@ -33,12 +34,13 @@ class Reader:
     read: Callable[..., None]
     observers: frozenset[Observer] = frozenset(("probe",))
     variants: frozenset[Variant] = frozenset(("",))
+    runs_model: bool = False
 
-    def applies(self, info: LayerInfo, when: str, observer: str, variant: str) -> bool:
+    def applies(self, role: Role, when: str, observer: str, variant: str) -> bool:
         """Whether this row is due."""
         return (
             self.when == when
-            and info.role in self.roles
+            and role in self.roles
             and observer in self.observers
             and variant in self.variants
         )

@@ -1,19 +1,23 @@
 // Small line charts, drawn as SVG: curves, limits, and where findings began.
 import {count, h, number, svg} from './dom.js';
+/** @import {Curve} from './source.js' */
 
 const PAD = {left: 58, right: 14, top: 12, bottom: 26};
 const WIDE = 100;
 
 /**
  * A chart. `curves` are {name, steps, values}; `limits` {rule, value}; `marks` {step, severity, rule}.
- * Values that are not finite leave a gap. `left`, `right` and `reach` put it in line with what stands above it.
+ * Values that are not finite leave a gap. `left`, `right` and `reach` put it in line with what stands above it;
+ * `also` are values of a chart beside it that its axis should hold too.
+ * @param {{curves: Curve[], limits?: {rule: string, value: number}[], marks?: {step: number, severity: string, rule: string}[], also?: number[],
+ *   range?: number[] | null, label: string, width: number, height?: number, left?: number, right?: number, reach?: number[] | null, hint?: string}} how
  */
-export function chart({curves, limits = [], marks = [], range = null, label, width, height = 240, left = PAD.left, right = PAD.right, reach = null, hint = 'Point at the curve, or use the arrow keys.'}) {
+export function chart({curves, limits = [], marks = [], also = [], range = null, label, width, height = 240, left = PAD.left, right = PAD.right, reach = null, hint = 'Point at the curve, or use the arrow keys.'}) {
   const finite = curves.flatMap((curve) => curve.values.filter(Number.isFinite));
   const steps = [...new Set(curves.flatMap((curve) => curve.steps))].sort((a, b) => a - b);
   if (!finite.length) return h('p', {class: 'empty'}, 'No value is a finite number.');
   const near = limits.filter(({value}) => isNear(value, finite));
-  const y = axis(finite.concat(near.map((limit) => limit.value)), range, height - PAD.bottom, PAD.top);
+  const y = axis(finite.concat(near.map((limit) => limit.value), also.filter(Number.isFinite)), range, height - PAD.bottom, PAD.top);
   const ends = reach ?? [steps[0], steps.at(-1)], x = horizontal(ends, left, width - right);
   const readout = h('p', {class: 'readout', role: 'status'}, hint);
   const cursor = svg('line', {class: 'cursor', y1: PAD.top, y2: height - PAD.bottom, visibility: 'hidden'});
@@ -29,13 +33,12 @@ export function chart({curves, limits = [], marks = [], range = null, label, wid
     curves.map((curve, k) => svg('path', {class: `curve c${k}`, d: path(curve, x, y.at)})),
     cursor, dots);
   const show = (step) => {
-    cursor.setAttribute('x1', x(step));
-    cursor.setAttribute('x2', x(step));
+    for (const end of ['x1', 'x2']) cursor.setAttribute(end, String(x(step)));
     cursor.setAttribute('visibility', 'visible');
     const said = curves.map((curve, k) => {
       const value = valueAt(curve, step);
       dots[k].setAttribute('visibility', Number.isFinite(value) ? 'visible' : 'hidden');
-      if (Number.isFinite(value)) { dots[k].setAttribute('cx', x(step)); dots[k].setAttribute('cy', y.at(value)); }
+      if (Number.isFinite(value)) { dots[k].setAttribute('cx', String(x(step))); dots[k].setAttribute('cy', String(y.at(value))); }
       return `${curves.length > 1 ? `${curve.name} ` : ''}${number(value)}`;
     });
     readout.textContent = `step ${count(step)} · ${said.join(' · ')}`;
@@ -56,11 +59,15 @@ export function chart({curves, limits = [], marks = [], range = null, label, wid
   return h('div', {class: 'chartbox'}, drawing, readout);
 }
 
-/** A curve without axes. */
+/**
+ * A curve without axes.
+ * @param {Curve} curve
+ */
 export function spark(curve, width = 150, height = 34) {
   const values = curve.values.filter(Number.isFinite);
-  if (!values.length) return svg('svg', {class: 'spark', width, height, 'aria-hidden': 'true'});
-  const low = Math.min(...values), span = Math.max(...values) - low || 1;
+  if (values.length < 2) return svg('svg', {class: 'spark', width, height, 'aria-hidden': 'true'});
+  const top = Math.max(...values), isFlat = top === Math.min(...values);
+  const low = isFlat ? top - 0.5 : Math.min(...values), span = isFlat ? 1 : top - low;
   const first = curve.steps[0], reach = curve.steps.at(-1) - first || 1;
   const d = path(curve, (step) => (step - first) / reach * (width - 4) + 2, (value) => height - 3 - (value - low) / span * (height - 6));
   return svg('svg', {class: 'spark', width: '100%', height, viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: 'none', 'aria-hidden': 'true'},
@@ -78,6 +85,10 @@ function described(label, curves) {
   return `${label}. ${ends.join('; ')}`;
 }
 
+/**
+ * @param {Curve} curve
+ * @param {number} step
+ */
 function valueAt(curve, step) {
   const place = curve.steps.indexOf(step);
   return place < 0 ? NaN : curve.values[place];
@@ -94,12 +105,18 @@ function path({steps, values}, x, y) {
   return d;
 }
 
+/** @param {number[]} ends */
 function horizontal([first, last], left, right) {
   const span = last - first || 1;
   return (step) => left + (Math.max(first, Math.min(last, step)) - first) / span * (right - left);
 }
 
-/** Round steps. */
+/**
+ * Round steps.
+ * @param {number[]} ends
+ * @param {number} width
+ * @returns {number[]}
+ */
 export function ticksOf([first, last], width) {
   const most = Math.max(1, Math.min(7, Math.floor(width / 90))), span = last - first;
   if (!span) return [first];

@@ -3,12 +3,26 @@
 const HIDDEN = /[\p{Cc}\p{Cf}\p{Co}\p{Cs}\p{Zl}\p{Zp}]/gu;
 const MOST = 120;
 
-/** An element. Attributes that are null or false are left out; `on...` are listeners. */
+/**
+ * An element. Attributes that are null or false are left out; `on...` are listeners.
+ * @template {keyof HTMLElementTagNameMap} Tag
+ * @param {Tag} tag
+ * @param {Record<string, any>} attributes
+ * @param {...any} children
+ * @returns {HTMLElementTagNameMap[Tag]}
+ */
 export function h(tag, attributes = {}, ...children) {
   return filled(document.createElement(tag), attributes, children);
 }
 
-/** The same for drawings. */
+/**
+ * The same for drawings.
+ * @template {keyof SVGElementTagNameMap} Tag
+ * @param {Tag} tag
+ * @param {Record<string, any>} attributes
+ * @param {...any} children
+ * @returns {SVGElementTagNameMap[Tag]}
+ */
 export function svg(tag, attributes = {}, ...children) {
   return filled(document.createElementNS('http://www.w3.org/2000/svg', tag), attributes, children);
 }
@@ -48,7 +62,10 @@ export function prose(text, most = 1500) {
   return plain(text, most).split(/`([^`]+)`/).map((part, place) => (place % 2 ? h('code', {}, part) : part));
 }
 
-/** A number with as many digits as a person reads. */
+/**
+ * A number with as many digits as a person reads.
+ * @param {number} value
+ */
 export function number(value) {
   if (Number.isNaN(value)) return '–';
   if (!Number.isFinite(value)) return value > 0 ? 'infinite' : '-infinite';
@@ -87,7 +104,12 @@ export function loadStyle(href) {
 /** A color of the style sheet. */
 export const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-/** Sizes a canvas for the screen; returns its context in CSS pixels. */
+/**
+ * Sizes a canvas for the screen; returns its context in CSS pixels.
+ * @param {HTMLCanvasElement} canvas
+ * @param {number} width
+ * @param {number} height
+ */
 export function fitted(canvas, width, height) {
   const ratio = window.devicePixelRatio || 1;
   canvas.width = Math.max(1, Math.round(width * ratio));

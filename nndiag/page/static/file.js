@@ -2,11 +2,12 @@
 import {toNumber} from './dom.js';
 import {onAddress, onTheme} from './host.js';
 import {Page} from './index.js';
+/** @import {Source} from './source.js' */
 
 /** Puts the page in place of what is there for readers without JavaScript. */
 export async function show() {
   const page = new Page(fileSource(JSON.parse(document.getElementById('nndiag-data').textContent)));
-  document.getElementById('nndiag-style').media = 'all';
+  document.getElementById('nndiag-style').setAttribute('media', 'all');
   document.body.className = '';
   document.body.replaceChildren(page.root);
   onTheme((isDark) => page.theme(isDark));
@@ -14,7 +15,10 @@ export async function show() {
   await page.load();
 }
 
-/** The data of a file, with the functions of `tensorboardSource`. */
+/**
+ * The data of a file, with the functions of `tensorboardSource`.
+ * @returns {Source}
+ */
 export function fileSource({run, rows, numbers, units}) {
   const readings = run.readings.map((reading) => ({...reading, values: reading.values.map(toNumber)}));
   const matrices = new Map(readings.map((reading) => [reading.tag, {...reading, ...unpacked(rows[reading.tag], run.layers.length)}]));

@@ -1,6 +1,7 @@
 // How a run stands, and what was found: evidence, advice, what follows from it.
 import {count, fact, h, layerName, many, number, plain, prose, title, toNumber, words} from './dom.js';
 import {everyFinding, isActive, statusOf} from './order.js';
+/** @import {Finding, Go, Run, RunRow, State} from './source.js' */
 
 const MARKS = {critical: '■', warning: '▲', info: '●', resolved: '✓', ok: '✓'};
 const NAMES = {critical: 'Critical', warning: 'Warning', info: 'Note'};
@@ -12,7 +13,10 @@ export function mark(severity, text = NAMES[severity] ?? severity) {
   return h('span', {class: `mark ${severity}`}, h('span', {'aria-hidden': 'true'}, MARKS[severity] ?? '·'), text && ` ${text}`);
 }
 
-/** The headline of a run. */
+/**
+ * The headline of a run.
+ * @param {Finding[]} findings
+ */
 export function headline(findings) {
   const active = findings.filter(isActive);
   const n = (severity) => active.filter((finding) => finding.severity === severity).length;
@@ -24,13 +28,19 @@ export function headline(findings) {
   return parts.join(', ');
 }
 
-/** One line for a list of runs. */
+/**
+ * One line for a list of runs.
+ * @param {RunRow} run
+ */
 export function runLabel(run) {
   if (run.is_newer) return `${plain(run.name)}  (newer nndiag)`;
   return `${MARKS[statusOf(run.findings)]} ${plain(run.name) || '.'}  ·  ${headline(run.findings)}`;
 }
 
-/** The status of a run at a glance. */
+/**
+ * The status of a run at a glance.
+ * @param {Run} run
+ */
 export function statusCard(run) {
   const status = statusOf(run.findings);
   const said = run.step == null ? [] : [
@@ -54,7 +64,10 @@ function factsOf(run) {
     h('dl', {}, rows.map(([key, value]) => h('div', {}, h('dt', {}, words(key)), h('dd', {}, fact(value)))))) : null;
 }
 
-/** What was measured, and plainly what was not. */
+/**
+ * What was measured, and plainly what was not.
+ * @param {Run} run
+ */
 function coverage(run) {
   const total = {measured: 0, 'not observed': 0, 'not applicable': 0};
   for (const group of run.coverage) if (group.status in total) total[group.status] += group.layers.length;
@@ -77,15 +90,21 @@ function names(layers) {
   return layers.length > MOST_LAYERS ? [...shown, ` and ${count(layers.length - MOST_LAYERS)} more`] : shown;
 }
 
-/** All findings with filters; resolved ones are folded. */
-export function findingsCard(run, state, go, others = null) {
+/**
+ * All findings, with filters unless they are few; resolved ones are folded. `others`: rules of the run beside.
+ * @param {Run} run
+ * @param {State} state
+ * @param {Go} go
+ * @param {{others?: Set<string> | null, hasFilters?: boolean}} how
+ */
+export function findingsCard(run, state, go, {others = null, hasFilters = true} = {}) {
   const hidden = new Set((state.hide ?? '').split(',').filter(Boolean));
   const wanted = (finding) => !hidden.has(finding.severity) && (!state.of || everyFinding([finding]).some((f) => f.measure === state.of));
   const active = run.findings.filter(isActive), over = run.findings.filter((finding) => !isActive(finding));
   const list = (rows) => h('ol', {class: 'findings'}, rows.map((finding) => h('li', {}, item(finding, state, go, {others, hasSeries: run.is_series !== false}))));
   const shown = active.filter(wanted), folded = over.filter(wanted);
   return h('section', {class: 'card', 'aria-label': 'Findings'},
-    h('div', {class: 'head'}, h('h2', {}, 'Findings'), run.findings.length ? filters(run, hidden, state, go) : null),
+    h('div', {class: 'head'}, h('h2', {}, 'Findings'), hasFilters && run.findings.length ? filters(run, hidden, state, go) : null),
     shown.length ? list(shown) : h('p', {class: 'empty'}, nothing(run, active)),
     folded.length ? h('details', {class: 'resolved', open: folded.some((f) => holds(f, state.finding))},
       h('summary', {}, `${count(folded.length)} resolved`), list(folded)) : null);
@@ -118,7 +137,13 @@ function filters(run, hidden, state, go) {
 
 const holds = (finding, rule) => everyFinding([finding]).some((each) => each.rule === rule);
 
-/** One finding: a line that opens. */
+/**
+ * One finding: a line that opens.
+ * @param {Finding} finding
+ * @param {State} state
+ * @param {Go} go
+ * @param {{others?: Set<string> | null, hasSeries?: boolean}} how
+ */
 function item(finding, state, go, {others = null, hasSeries = true}) {
   const isOpen = holds(finding, state.finding);
   const severity = isActive(finding) ? finding.severity : 'resolved';
@@ -159,13 +184,20 @@ export function layerLink(name, go) {
   return h('button', {type: 'button', class: 'link', onclick: () => go({view: 'layer', layer: name})}, layerName(name));
 }
 
-/** When it began, as exactly as the visits can tell. */
+/**
+ * When it began, as exactly as the visits can tell.
+ * @param {Finding} finding
+ */
 export function since(finding) {
   const clean = finding.last_clean_step == null ? 'it was never seen clean' : `step ${count(finding.last_clean_step)} was still clean`;
   if (!isActive(finding)) return `From step ${count(finding.first_step)} to ${count(finding.last_step)}, resolved since; ${clean}.`;
   return `Since step ${count(finding.first_step)}; ${clean}. Last seen at step ${count(finding.last_step)}.`;
 }
 
+/**
+ * @param {Finding} finding
+ * @returns {(string | Node)[][]}
+ */
 function evidence(finding) {
   const rows = [];
   if (finding.value != null) rows.push(['value judged', number(toNumber(finding.value))]);

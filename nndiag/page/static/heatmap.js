@@ -1,38 +1,34 @@
 // One reading of all layers over the steps.
 import {ticksOf} from './chart.js';
 import {color, count, fitted, h, layerName, many, number, plain, words} from './dom.js';
-import {everyFinding, grouped, inOrder, isActive} from './order.js';
-import {ends, makeScale, shade, shades} from './scale.js';
+import {legend} from './legend.js';
+import {everyFinding, grouped, isActive} from './order.js';
+import {MOST, ROW, defaultRows, hasValues, orderOf, rowsOf} from './rows.js';
+import {makeScale, shade, shades} from './scale.js';
+/** @import {Matrix, Run} from './source.js' */
 
 const LEFT = 190, BOTTOM = 24, TOP = 2, RIGHT = 6;
-const ROW = 16, TALL_ROW = 28, FIT = 560, LABEL = 13;
+const TALL_ROW = 28, FIT = 560, LABEL = 13;
 const NARROW = 620;
 
-/** Which layers share a row: one row each, or one a module. Layers without this reading are left out. */
-export function rowsOf(run, mode, opened, named) {
-  const order = orderOf(run, named);
-  const single = (place) => ({name: run.layers[place].name, members: [place], layer: run.layers[place].name});
-  if (mode !== 'groups') return order.map(single);
-  return grouped(run.layers, order).flatMap((group) => {
-    if (group.members.length === 1) return [single(group.members[0])];
-    const head = {name: `${group.name} (${group.members.length})`, members: group.members, layer: null, group: group.name};
-    return opened.has(group.name) ? [head, ...group.members.map((place) => ({...single(place), indent: true}))] : [head];
-  });
-}
-
-const orderOf = (run, named) => inOrder(run.layers).filter((place) => named.has(run.layers[place].name));
-
-/** Names of the layers that have a value at some step. */
-export function namesWithValues(run, matrix) {
-  const n = matrix.steps.length;
-  const has = (place) => matrix.values.subarray(place * n, (place + 1) * n).some((value) => !Number.isNaN(value));
-  return run.layers.flatMap((layer, place) => (has(place) ? [layer.name] : []));
-}
-
-/** How rows are shown where the user has not said. */
-export const defaultRows = (rows) => (rows * ROW <= FIT + 100 ? 'full' : 'fit');
-
 export class HeatMap {
+  /** @type {Run} */ run;
+  /** @type {Matrix} */ matrix;
+  /** @type {string | undefined} */ axis;
+  /** @type {string | undefined} */ layer;
+  /** @type {(layer: string) => void} */ onPick;
+  /** @type {(group: string) => void} */ onGroup;
+  /** @type {{row: number, column: number} | null} */ at = null;
+  /** @type {[number, number]} The rows that are drawn. */ part = [0, 0];
+  first = 0; last = 0; width = 0; plot = 0; tall = 0; gutter = 0; rowHeight = 0; offset = 0;
+  isDark = false; isPlaced = false;
+
+  /**
+   * @param {Run} run
+   * @param {Matrix} matrix
+   * @param {{extents: Matrix[], reach: number[] | null, named: Set<string>, mode?: string, axis?: string, layer?: string,
+   *   onPick: (layer: string) => void, onGroup: (group: string) => void, opened: Set<string>}} how
+   */
   constructor(run, matrix, {extents, reach, named, mode, axis, layer, onPick, onGroup, opened}) {
     Object.assign(this, {run, matrix, axis, layer, onPick, onGroup});
     [this.first, this.last] = reach ?? [matrix.steps[0], matrix.steps.at(-1)];
@@ -43,11 +39,14 @@ export class HeatMap {
     this.marks = this.marksOfFindings();
     this.groups = grouped(run.layers, orderOf(run, named));
     this.leftOut = run.layers.length - orderOf(run, named).length;
-    this.at = null;
     this.canvas = h('canvas', {class: 'heat', tabindex: 0, role: 'application', 'aria-roledescription': 'heat map',
       'aria-label': `${words(matrix.measure)}: ${words(matrix.reading)}, ${this.rows.length} rows by ${matrix.steps.length} visits. Arrow keys move, with Shift by twenty, Enter opens.`});
     this.readout = h('p', {class: 'readout', role: 'status'}, 'Point at a cell, or use the arrow keys.');
-    this.root = h('div', {class: 'heatbox'}, this.legend(), this.canvas, this.readout,
+    this.rest = h('div', {'aria-hidden': 'true'});
+    this.window = h('div', {class: 'heatwindow'}, this.canvas, this.rest);
+    this.window.addEventListener('scroll', () => this.scrolled());
+    this.legend = legend(this.scale);
+    this.root = h('div', {class: 'heatbox'}, this.legend.root, this.window, this.readout,
       this.leftOut ? h('p', {class: 'muted'}, `${many(this.leftOut, 'layer')} without this reading ${this.leftOut === 1 ? 'is' : 'are'} left out.`) : null);
     this.canvas.addEventListener('pointermove', (event) => this.hover(this.cell(event)));
     this.canvas.addEventListener('pointerleave', () => this.hover(null));
@@ -102,31 +101,71 @@ export class HeatMap {
     return ((column < n ? steps[column] : this.end(steps[n - 1])) - this.first) / (this.end(this.last) - this.first);
   }
 
+  /** Draws the part of the rows that the window shows: thousands of rows are one small canvas. */
   draw(isDark) {
-    const {steps} = this.matrix;
-    const width = Math.floor(this.root.clientWidth);
-    if (!width || !steps.length) return;
-    this.isDark = isDark;
-    this.gutter = width < NARROW ? 96 : LEFT;
-    const plot = width - this.gutter - RIGHT;
-    const most = 16_000 / (window.devicePixelRatio || 1) - BOTTOM;
-    const row = Math.max(ROW, Math.min(TALL_ROW, 320 / this.rows.length));
-    const tall = Math.min(this.rows.length * row, this.mode === 'fit' ? FIT : most);
-    Object.assign(this, {width, plot, tall, rowHeight: tall / this.rows.length});
-    this.image = this.raster(plot, isDark);
+    if (!this.root.clientWidth || !this.matrix.steps.length) return;
+    const row = this.mode === 'fit' ? Math.min(FIT / this.rows.length, TALL_ROW) : Math.max(ROW, Math.min(TALL_ROW, 320 / this.rows.length));
+    const whole = this.rows.length * row, tall = Math.min(whole, MOST);
+    this.legend.paint(isDark);
+    this.rowHeight = row;
+    this.window.style.height = `${TOP + tall + BOTTOM}px`;
+    this.rest.style.height = `${whole - tall}px`;
+    const width = Math.floor(this.window.clientWidth);  // without the scroll bar
+    this.gutter = this.room(width < NARROW ? 96 : LEFT);
+    Object.assign(this, {isDark, width, tall, plot: width - this.gutter - RIGHT});
+    if (!this.isPlaced && this.selectedRow() >= 0) this.reveal(this.selectedRow(), 0.5);
+    this.isPlaced = true;
+    this.scrolled();
+  }
+
+  /** Room for the names, and no more. */
+  room(most) {
+    const names = this.isFine(this.rowHeight) ? this.rows.map((row) => row.name) : this.groups.map((group) => group.name);
+    const longest = names.map((name) => plain(name)).reduce((a, b) => (b.length > a.length ? b : a), '');
+    const context = this.canvas.getContext('2d');
+    context.font = `600 11px ${color('--font') || 'sans-serif'}`;
+    return Math.max(64, Math.min(most, Math.ceil(context.measureText(longest).width * 1.1) + 20));
+  }
+
+  isFine(row) {
+    return row >= LABEL - 1;
+  }
+
+  scrolled() {
+    const last = Math.ceil((this.window.scrollTop + this.tall) / this.rowHeight - 1e-6);
+    this.offset = this.window.scrollTop;
+    this.part = [Math.floor(this.offset / this.rowHeight), Math.min(this.rows.length, last)];
+    this.image = this.raster(Math.round(this.plot), ...this.part);
     this.paint();
   }
 
-  raster(plot, isDark) {
-    const lut = shades(this.scale, isDark), n = this.matrix.steps.length;
-    const lines = Math.min(this.rows.length, Math.max(1, Math.round(this.tall * 2)));
-    const image = new ImageData(Math.max(1, Math.round(plot)), lines);
+  /** Scrolls until a row can be seen; to a place of the window where one is given. */
+  reveal(row, place = null) {
+    const top = row * this.rowHeight, seen = this.window.scrollTop;
+    if (place != null) this.window.scrollTop = top - place * this.tall;
+    else if (top < seen) this.window.scrollTop = top;
+    else if (top + this.rowHeight > seen + this.tall) this.window.scrollTop = top + this.rowHeight - this.tall;
+  }
+
+  /** Where a row begins on the canvas. */
+  y(row) {
+    return TOP + row * this.rowHeight - this.offset;
+  }
+
+  isSeen(row) {
+    return row >= this.part[0] && row < this.part[1];
+  }
+
+  raster(plot, begin, end) {
+    const lut = shades(this.scale, this.isDark), n = this.matrix.steps.length, rows = end - begin;
+    const lines = Math.min(rows, Math.max(1, Math.round(this.tall * 2)));
+    const image = new ImageData(Math.max(1, plot), lines);
     const columns = Int32Array.from({length: image.width}, (_, x) => this.columnAt((x + 0.5) / image.width));
     const pixels = new Uint32Array(image.data.buffer);
     const palette = Uint32Array.from({length: 256}, (_, i) => ((255 << 24) | (lut[i * 3 + 2] << 16) | (lut[i * 3 + 1] << 8) | lut[i * 3]) >>> 0);
     const line = new Int16Array(n);
     for (let y = 0; y < lines; y += 1) {
-      const from = Math.floor(y * this.rows.length / lines), to = Math.max(from + 1, Math.floor((y + 1) * this.rows.length / lines));
+      const from = begin + Math.floor(y * rows / lines), to = Math.max(from + 1, begin + Math.floor((y + 1) * rows / lines));
       for (let j = 0; j < n; j += 1) line[j] = shade(this.scale, this.worstBetween(from, to, j));
       for (let x = 0; x < image.width; x += 1) {
         const index = columns[x] < 0 ? -1 : line[columns[x]];
@@ -152,14 +191,17 @@ export class HeatMap {
   }
 
   paint() {
-    const context = fitted(this.canvas, this.width, TOP + this.tall + BOTTOM);
+    const context = fitted(this.canvas, this.width, TOP + this.tall + BOTTOM), [begin, end] = this.part;
+    this.paintSteps(context);
+    context.beginPath();
+    context.rect(0, 0, this.width, TOP + this.tall);
+    context.clip();
     context.fillStyle = color('--none');
     context.fillRect(this.gutter, TOP, this.plot, this.tall);
     context.imageSmoothingEnabled = false;
-    context.drawImage(this.image, this.gutter, TOP, this.plot, this.tall);
+    context.drawImage(this.image, this.gutter, this.y(begin), this.plot, (end - begin) * this.rowHeight);
     this.paintGroups(context);
     this.paintNames(context);
-    this.paintSteps(context);
     this.paintFindings(context);
     this.outline(context, this.selectedRow(), color('--accent'), 2);
     if (this.at) this.cursor(context);
@@ -169,14 +211,19 @@ export class HeatMap {
     return this.rows.findIndex((row) => row.layer != null && row.layer === this.layer);
   }
 
+  /** Whether no row is outside the window. */
+  isWhole() {
+    return this.rows.length * this.rowHeight <= this.tall + 1;
+  }
+
   /** Thin lines between modules, where there is room for them. */
   paintGroups(context) {
-    if (this.mode === 'groups' || this.tall / this.groups.length < 8 || this.groups.length < 2) return;
+    if (this.mode === 'groups' || this.rows.length * this.rowHeight / this.groups.length < 8 || this.groups.length < 2) return;
     context.fillStyle = color('--card');
     let row = 0;
     for (const group of this.groups) {
       row += group.members.length;
-      if (group.members.length > 1 || this.rowHeight > 4) context.fillRect(this.gutter, TOP + row * this.rowHeight - 0.5, this.plot, 1);
+      if (group.members.length > 1 || this.rowHeight > 4) context.fillRect(this.gutter, this.y(row) - 0.5, this.plot, 1);
     }
   }
 
@@ -186,31 +233,32 @@ export class HeatMap {
     const room = this.gutter - 12;
     context.textBaseline = 'middle';
     context.textAlign = 'right';
-    const labels = this.rowHeight >= LABEL - 1 ? this.rows.map((row, r) => ({text: row.name, at: r + 0.5, row: r, strong: row.group})) : this.sparseNames();
+    const isSeen = selected >= 0 && this.isSeen(selected);
+    const labels = this.isFine(this.rowHeight) ? this.rows.map((row, r) => ({text: row.group ? `${row.isOpen ? '▾' : '▸'} ${row.name}` : row.name, at: r + 0.5, row: r, strong: row.isOpen})) : this.sparseNames();
     let bottom = -Infinity;
     for (const label of labels) {
-      const y = Math.max(7, TOP + label.at * this.rowHeight);
-      const isNear = selected >= 0 && label.row !== selected && Math.abs(y - (TOP + (selected + 0.5) * this.rowHeight)) < LABEL;
-      if (y - bottom < LABEL - 1 || isNear) continue;
+      const y = this.isWhole() ? Math.max(7, Math.min(this.tall - 4, this.y(label.at))) : this.y(label.at);
+      const isNear = isSeen && Math.abs(y - this.y(selected + 0.5)) < LABEL;
+      if (y - bottom < LABEL - 1 || isNear || y < -LABEL || y > TOP + this.tall + LABEL) continue;
       bottom = y;
       context.fillStyle = muted;
       context.font = `${label.strong ? 600 : 400} 11px ${font}`;
       context.fillText(shortened(context, plain(label.text), room), this.gutter - 8, y);
     }
-    if (selected >= 0) {
+    if (isSeen) {
       context.fillStyle = accent;
       context.font = `600 11px ${font}`;
-      context.fillText(shortened(context, plain(this.rows[selected].name), room), this.gutter - 8, TOP + (selected + 0.5) * this.rowHeight);
+      context.fillText(shortened(context, plain(this.rows[selected].name), room), this.gutter - 8, this.y(selected + 0.5));
     }
   }
 
   /** Where rows are too low for names: the module at the middle of its rows. */
   sparseNames() {
-    if (this.groups.length < 4) return this.rows.map((row, r) => ({text: row.name, at: r + 0.5, row: r}));
+    if (this.groups.length < 4) return this.rows.map((row, r) => ({text: row.name, at: r + 0.5, row: r, strong: false}));
     const found = [];
     let row = 0;
     for (const group of this.groups) {
-      found.push({text: group.name, at: row + group.members.length / 2, row: -1});
+      found.push({text: group.name, at: row + group.members.length / 2, row: -1, strong: false});
       row += group.members.length;
     }
     return found;
@@ -220,6 +268,7 @@ export class HeatMap {
     context.font = `11px ${color('--font') || 'sans-serif'}`;
     context.fillStyle = color('--muted');
     context.textAlign = 'left';
+    context.textBaseline = 'middle';
     let edge = -Infinity;
     for (const [step, share] of this.ticks()) {
       const text = count(step), size = context.measureText(text).width;
@@ -249,9 +298,9 @@ export class HeatMap {
   /** Findings of this measure: the row they are about, and where they began. */
   marksOfFindings() {
     const places = new Map(this.run.layers.map((layer, place) => [layer.name, place]));
-    const rowOf = new Map(), n = this.matrix.steps.length;
+    const rowOf = new Map();
     this.rows.forEach((row, r) => row.members.forEach((place) => rowOf.set(place, r)));
-    const has = (place) => place != null && this.matrix.values.subarray(place * n, (place + 1) * n).some((value) => !Number.isNaN(value));
+    const has = (place) => place != null && hasValues(this.matrix, place);
     const reader = new Map();  // a finding names the module; the reading may be of the activation that reads it
     this.run.layers.forEach((layer, place) => { if (layer.source != null && has(place)) reader.set(layer.source, place); });
     const own = everyFinding(this.run.findings).filter((finding) => finding.measure === this.matrix.measure && isActive(finding));
@@ -266,14 +315,15 @@ export class HeatMap {
     context.strokeStyle = color('--card');
     const fills = {};
     for (const {row, step, severity} of this.marks) {
+      if (!this.isSeen(row)) continue;
       const x = this.gutter + Math.max(5, Math.min(this.plot - 5, this.shareOf(step) * this.plot));
       if (this.rowHeight < 9) {  // no room for a dot: the rows of a finding become one line
         context.fillStyle = fills[severity] ??= color(`--${severity}`);
-        context.fillRect(x - 1.5, TOP + row * this.rowHeight, 3, Math.max(2, this.rowHeight));
+        context.fillRect(x - 1.5, this.y(row), 3, Math.max(2, this.rowHeight));
         continue;
       }
       context.beginPath();
-      context.arc(x, TOP + (row + 0.5) * this.rowHeight, 4, 0, 7);
+      context.arc(x, this.y(row + 0.5), 4, 0, 7);
       context.fillStyle = fills[severity] ??= color(`--${severity}`);
       context.fill();
       context.stroke();
@@ -281,24 +331,24 @@ export class HeatMap {
   }
 
   outline(context, row, stroke, width) {
-    if (row < 0) return;
+    if (row < 0 || !this.isSeen(row)) return;
     context.strokeStyle = stroke;
     context.lineWidth = width;
-    context.strokeRect(this.gutter + 1, TOP + row * this.rowHeight, this.plot - 2, Math.max(2, this.rowHeight));
+    context.strokeRect(this.gutter + 1, this.y(row), this.plot - 2, Math.max(2, this.rowHeight));
   }
 
   cursor(context) {
     const {row, column} = this.at, x = this.left(column) * this.plot;
     context.strokeStyle = color('--text');
     context.lineWidth = 1.5;
-    context.strokeRect(this.gutter + x, TOP + row * this.rowHeight, Math.max(3, this.left(column + 1) * this.plot - x), Math.max(3, this.rowHeight));
+    context.strokeRect(this.gutter + x, this.y(row), Math.max(3, this.left(column + 1) * this.plot - x), Math.max(3, this.rowHeight));
   }
 
   cell(event) {
     const box = this.canvas.getBoundingClientRect();
-    const row = Math.floor((event.clientY - box.top - TOP) / this.rowHeight);
+    const down = event.clientY - box.top - TOP, row = Math.floor((down + this.offset) / this.rowHeight);
     const t = (event.clientX - box.left - this.gutter) / this.plot;
-    if (row < 0 || row >= this.rows.length || t >= 1) return null;
+    if (down < 0 || down >= this.tall || row >= this.rows.length || t >= 1) return null;
     const column = this.columnAt(Math.max(0, t));
     return column < 0 ? null : {row, column};
   }
@@ -331,29 +381,9 @@ export class HeatMap {
     event.preventDefault();
     const from = this.at ?? {row: Math.max(0, this.selectedRow()), column: this.matrix.steps.length - 1};
     const within = (value, n) => Math.max(0, Math.min(n - 1, value));
-    this.hover({row: within(from.row + (this.at ? move[0] : 0), this.rows.length), column: within(from.column + (this.at ? move[1] : 0), this.matrix.steps.length)});
-  }
-
-  legend() {
-    const bar = h('canvas', {class: 'ramp', 'aria-hidden': 'true'});
-    this.paintLegend = (isDark) => {
-      const context = fitted(bar, 180, 16), lut = shades(this.scale, isDark);
-      for (let x = 0; x < 180; x += 1) {
-        const i = Math.round(x / 179 * 255) * 3;
-        context.fillStyle = `rgb(${lut[i]} ${lut[i + 1]} ${lut[i + 2]})`;
-        context.fillRect(x, 4, 1, 8);
-      }
-      context.fillStyle = color('--text');
-      for (const limit of this.scale.limits) {
-        const t = this.scale.place(limit.value);
-        if (t > 0 && t <= 1) context.fillRect(t * 179 - 1, 0, 2, 16);
-      }
-    };
-    const [low, high] = ends(this.scale);
-    const limits = this.scale.limits.map((limit) => `${limit.rule} from ${number(limit.value)}`).join(', ');
-    return h('div', {class: 'legend'}, h('span', {class: 'n'}, low), bar, h('span', {class: 'n'}, high),
-      h('span', {class: 'muted'}, this.scale.direction), limits ? h('span', {class: 'muted'}, `▏${limits}`) : null,
-      h('span', {class: 'muted'}, h('span', {class: 'swatch', 'aria-hidden': 'true'}), ' no value'));
+    const row = within(from.row + (this.at ? move[0] : 0), this.rows.length);
+    this.reveal(row);
+    this.hover({row, column: within(from.column + (this.at ? move[1] : 0), this.matrix.steps.length)});
   }
 }
 

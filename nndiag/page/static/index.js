@@ -1,19 +1,22 @@
 // The page. TensorBoard imports this module into a frame and calls render().
 import {count, h, loadStyle, plain, title, words} from './dom.js';
 import {findingsCard, runLabel, statusCard} from './findings.js';
-import {HeatMap, defaultRows, namesWithValues} from './heatmap.js';
+import {HeatMap} from './heatmap.js';
 import {onAddress, onReload, onTheme, readAddress, writeAddress} from './host.js';
 import {layerPage, loadLayer} from './layer.js';
 import {everyFinding, inOrder, isActive, rank} from './order.js';
 import {tensorboardSource} from './source.js';
 import {changing, numbersPanel} from './numbers.js';
+import {defaultRows, namesWithValues} from './rows.js';
 import {searchBox} from './search.js';
 import {keyOf, stripsCard} from './strips.js';
 import {csvButton, table} from './table.js';
+/** @import {Run, RunRow, Source, State} from './source.js' */
 
 const FULL = 1000;  // visits that TensorBoard keeps, unless it is told otherwise
 const VIEWS = {overview: 'Overview', map: 'Heat map', layer: 'Layer'};
-const KEYS = ['view', 'run', 'beside', 'reading', 'layer', 'finding', 'hide', 'of', 'rows', 'axis', 'table', 'number'];
+const SCROLLED = ['.scroll', '.heatwindow'];
+const KEYS = ['view', 'run', 'dir', 'beside', 'reading', 'layer', 'finding', 'hide', 'of', 'rows', 'axis', 'table', 'number'];
 
 export async function render() {
   document.documentElement.lang = 'en';
@@ -28,13 +31,23 @@ export async function render() {
 }
 
 export class Page {
+  /** @type {RunRow[] | undefined} */ runs;
+  /** @type {string | null | undefined} What was read last. */ shown;
+  /** @type {{run: Run, beside: Run | null} | undefined} */ current;
+  /** @type {{layers: unknown, box: HTMLElement} | undefined} */ searched;
+  /** @type {string | undefined} */ stayed;
+  /** @type {object | undefined} */ turn;
+  /** @type {((isDark: boolean) => void)[]} */ painters = [];
+  isDark = false;
+  width = 0;
+
+  /** @param {Source} source */
   constructor(source) {
     this.source = source;
     this.state = only(readAddress());
     this.known = new Map();
-    this.painters = [];
     this.opened = new Set();
-    this.bar = h('header', {class: 'bar'});
+    this.bar = h('header', {class: 'bar'}, h('h1', {}, 'nndiag'));
     this.main = h('main', {'aria-busy': 'true'}, message('Loading', 'Reading what nndiag wrote.'));
     this.root = h('div', {class: 'page'}, this.bar, this.main);
     new ResizeObserver(() => { if (this.root.clientWidth && this.root.clientWidth !== this.width) this.paint(); }).observe(this.root);
@@ -49,6 +62,7 @@ export class Page {
   /** Draws whatever depends on size or theme. */
   paint() {
     this.width = this.root.clientWidth;
+    this.root.style.setProperty('--bar', `${this.bar.offsetHeight}px`);
     if (this.width) for (const paint of this.painters) paint(this.isDark);
   }
 
@@ -63,14 +77,14 @@ export class Page {
     this.known.clear();
     this.runs = runs;
     this.shown = text;
-    if (!this.runs.length) { this.bar.replaceChildren(); this.put([nothingYet(() => this.load())]); return; }
+    if (!this.runs.length) { this.bar.replaceChildren(h('h1', {}, 'nndiag')); this.put([nothingYet(() => this.load())]); return; }
     await this.show();
   }
 
   /** Moves to another state. `quietly` notes it without drawing again. */
   go(change, {quietly = false, replace = false} = {}) {
     const before = this.state;
-    if (change.rule !== undefined) change = {...change, reading: this.readingOf(change.rule, change) ?? undefined};
+    if (change.rule !== undefined) change = {...change, reading: this.readingOf(change.rule) ?? undefined};
     this.state = only(replace ? change : {...before, ...change});
     if (before.run !== this.state.run || before.view !== this.state.view) this.opened = new Set();
     if (!replace) writeAddress(this.state);
@@ -89,8 +103,11 @@ export class Page {
 
   async show() {
     const turn = (this.turn = {});
-    const name = this.runs.some((run) => run.name === this.state.run) ? this.state.run : this.firstRun();
-    const besideName = this.runs.some((run) => run.name === this.state.beside) && this.state.beside !== name ? this.state.beside : null;
+    const isThere = (name) => this.runs.some((run) => run.name === name);
+    // A run that is looked at stays in front when another one becomes sicker.
+    const name = [this.state.run, this.state.dir ? null : this.stayed].find(isThere) ?? this.firstRun();
+    this.stayed = name;
+    const besideName = isThere(this.state.beside) && this.state.beside !== name ? this.state.beside : null;
     this.fillBar(name, besideName);
     this.main.setAttribute('aria-busy', 'true');
     try {
@@ -106,9 +123,12 @@ export class Page {
     }
   }
 
+  /** The run in the directory that a link names, by the end of its path; else the sickest. */
   firstRun() {
+    const shared = (run) => sharedEnd(run.name, this.state.dir ?? '');
+    const most = Math.max(...this.runs.map(shared)), named = this.runs.filter((run) => shared(run) === most);
     const weight = (run) => Math.max(-1, ...everyFinding(run.findings).filter(isActive).map((f) => ['info', 'warning', 'critical'].indexOf(f.severity)));
-    return [...this.runs].sort((a, b) => weight(b) - weight(a))[0].name;
+    return named.sort((a, b) => weight(b) - weight(a))[0].name;
   }
 
   read(name) {
@@ -126,15 +146,21 @@ export class Page {
   }
 
   put(cards, draws = []) {
-    const focus = document.activeElement?.closest?.('[data-key]')?.dataset.key;
-    const spots = [...this.main.querySelectorAll('.scroll')].map((node) => node.scrollTop);
+    const focus = document.activeElement?.closest('[data-key]')?.getAttribute('data-key');
+    const spots = SCROLLED.map((kind) => [...this.main.querySelectorAll(kind)].map((node) => node.scrollTop));
     this.root.classList.toggle('two', this.current?.beside != null);
     this.main.replaceChildren(...cards.filter(Boolean));
     this.main.removeAttribute('aria-busy');
     this.painters = draws;
     this.paint();
-    [...this.main.querySelectorAll('.scroll')].forEach((node, k) => { node.scrollTop = spots[k] ?? 0; });
-    if (focus) this.root.querySelector(`[data-key="${CSS.escape(focus)}"]`)?.focus({preventScroll: true});
+    SCROLLED.forEach((kind, k) => this.main.querySelectorAll(kind).forEach((node, place) => { node.scrollTop = spots[k][place] ?? node.scrollTop; }));
+    this.focus(this.root, focus);
+  }
+
+  /** What was drawn anew keeps the focus that its predecessor had. */
+  focus(within, key) {
+    const found = key && within.querySelector(`[data-key="${CSS.escape(key)}"]`);
+    if (found instanceof HTMLElement) found.focus({preventScroll: true});
   }
 
   fail(error) {
@@ -159,30 +185,40 @@ export class Page {
       h('select', {'data-key': key, onchange: (event) => this.go({[key]: this.runs[event.target.value]?.name ?? null})},
         none && h('option', {value: ''}, none),
         this.runs.map((run, place) => h('option', {value: place, selected: run.name === selected, disabled: key === 'beside' && run.name === name}, runLabel(run)))));
-    const focus = document.activeElement?.dataset?.key;
+    const focus = document.activeElement?.getAttribute('data-key');
     const view = this.view(), only = this.runs.length === 1 ? this.runs[0] : null, current = this.current?.run;
     this.bar.replaceChildren(
       h('h1', {}, 'nndiag'),
       only ? h('span', {class: 'run-name'}, plain(only.name)) : choice('Run', 'run', name, null),
       this.runs.length > 1 ? choice('beside', 'beside', beside, 'no other run') : '',
-      current?.layers.length ? searchBox(current, (layer) => this.go({view: 'layer', layer, table: null}), this.bar.querySelector('[data-key=search]')?.value) : h('span', {class: 'find'}),
+      this.search(current),
       h('nav', {'aria-label': 'Views'}, Object.entries(VIEWS).filter(([key]) => key in this.views()).map(([key, label]) => h('button', {type: 'button', class: 'tab', 'data-key': `view-${key}`,
         'aria-current': view === key ? 'page' : null, onclick: () => this.go({view: key, table: null})}, label))));
-    if (focus) this.bar.querySelector(`[data-key="${CSS.escape(focus)}"]`)?.focus({preventScroll: true});
+    this.focus(this.bar, focus);
+  }
+
+  /** The field over the layers of a run: made once, as thousands of names take their time. */
+  search(run) {
+    if (!run?.layers.length) return h('span', {class: 'find'});
+    if (this.searched?.layers !== run.layers) {
+      const typed = this.bar.querySelector('input')?.value;
+      this.searched = {layers: run.layers, box: searchBox(run, (layer) => this.go({view: 'layer', layer, table: null}), typed)};
+    }
+    return this.searched.box;
   }
 
   overview(run, beside) {
     const go = (...args) => this.go(...args);
     const rules = (each) => each && new Set(everyFinding(each.findings).filter(isActive).map((f) => f.rule));
     const column = (each, other) => {
-      const strips = stripsCard(each, this.state, (change) => go(each === run ? change : {...change, run: each.name, beside: run.name}));
+      const strips = stripsCard(each, this.state, (change) => go(each === run ? change : {...change, run: each.name, beside: run.name}), other);
       const label = beside ? h('h2', {class: 'run-name'}, plain(each.name)) : null;
-      const cards = [statusCard(each), findingsCard(each, this.state, go, rules(other)), each.readings.length ? strips.card : null];
+      const cards = [statusCard(each), findingsCard(each, this.state, go, {others: rules(other)}), each.readings.length ? strips.card : null];
       if (beside) for (const card of cards.filter(Boolean)) card.setAttribute('aria-label', `${card.getAttribute('aria-label')}, ${plain(each.name)}`);
       return {cards: [label, ...cards], draw: strips.draw};
     };
     const columns = [column(run, beside), ...(beside ? [column(beside, run)] : [])];
-    const cards = beside ? [h('div', {class: 'pair'}, columns.map((each) => h('div', {class: 'column'}, each.cards)))] : columns[0].cards;
+    const cards = beside ? [h('div', {class: 'pair rows'}, columns.map((each) => h('div', {class: 'column'}, each.cards)))] : columns[0].cards;
     return {cards, draws: columns.map((each) => each.draw)};
   }
 
@@ -213,9 +249,9 @@ export class Page {
       h('div', {class: beside ? 'pair' : ''}, boxes));
     const draws = maps.map((map, k) => (isDark) => {
       if (!map || this.state.table === 'map') return;
-      map.paintLegend(isDark);
       map.draw(isDark);
-      below[k].replaceChildren(numbersPanel([{run: pair[k], numbers: changing(pair[k], curves[k])}], this.state, (change) => this.go(change), map.frame()) ?? '');
+      const others = pair.map((each, place) => ({run: each, numbers: changing(each, curves[place])}));
+      below[k].replaceChildren(numbersPanel([others[k]], this.state, (change) => this.go(change), map.frame(), others) ?? '');
     });
     return {cards: [card], draws};
   }
@@ -258,6 +294,13 @@ export class Page {
 }
 
 const only = (state) => Object.fromEntries(KEYS.filter((key) => state[key] != null && state[key] !== '').map((key) => [key, state[key]]));
+
+/** How many parts two paths have in common at their ends. */
+function sharedEnd(one, other) {
+  const [a, b] = [one, other].map((path) => path.split('/').filter((part) => part && part !== '.').reverse());
+  const differs = a.findIndex((part, k) => part !== b[k]);
+  return differs < 0 ? a.length : differs;
+}
 
 /** How much of the run is in the picture. */
 function kept(run, matrix, host) {

@@ -7,11 +7,30 @@ import {changing, numbersPanel} from './numbers.js';
 import {keyOf} from './strips.js';
 import {csvButton, table} from './table.js';
 import {unitsPanel} from './units.js';
+/** @import {Curve, Finding, Go, Reading, Run, Source, State, Units} from './source.js' */
 
-/** Findings about a layer, symptoms too. */
-export const findingsOf = (run, name) => everyFinding(run.findings).filter((finding) => finding.layers.includes(name)).sort((a, b) => isActive(b) - isActive(a) || rank(b) - rank(a));
+const MOST_LISTED = 300;
 
-/** Everything the page of a layer needs; nothing where the run has no such layer. */
+/**
+ * @typedef {Curve & {reading: Reading, name: string}} LayerCurve
+ * @typedef {{curves: LayerCurve[], units: Units[], numbers: Curve[]}} LayerData
+ */
+
+/**
+ * Findings about a layer, symptoms too.
+ * @param {Run} run
+ * @param {string} name
+ * @returns {Finding[]}
+ */
+export const findingsOf = (run, name) => everyFinding(run.findings).filter((finding) => finding.layers.includes(name)).sort((a, b) => Number(isActive(b)) - Number(isActive(a)) || rank(b) - rank(a));
+
+/**
+ * Everything the page of a layer needs; nothing where the run has no such layer.
+ * @param {Source} source
+ * @param {Run} run
+ * @param {string} name
+ * @returns {Promise<LayerData>}
+ */
 export async function loadLayer(source, run, name) {
   const places = companions(run, name);
   if (!places.length) return {curves: [], units: [], numbers: []};
@@ -22,14 +41,27 @@ export async function loadLayer(source, run, name) {
   return {units, numbers, curves: curves.map((curve) => ({...curve, reading: readings.get(curve.tag), name: run.layers[curve.layer].name}))};
 }
 
-/** Which curve is drawn large: the one asked for, else one that a finding is about, else the first. */
+/**
+ * Which curve is drawn large: the one asked for, else one that a finding is about, else the first.
+ * @param {LayerCurve[]} curves
+ * @param {State} state
+ * @param {Finding[]} findings
+ * @returns {LayerCurve | undefined}
+ */
 export function chosen(curves, state, findings) {
   const asked = curves.find((curve) => keyOf(curve.reading) === state.reading);
   const judged = findings.map(({rule}) => curves.find((curve) => (curve.reading.rules ?? []).includes(rule)));
   return asked ?? judged.find(Boolean) ?? curves[0];
 }
 
-/** The page. `others` are the same layer's curves in the run beside. */
+/**
+ * The page. `others` are the same layer's curves in the run beside.
+ * @param {Run} run
+ * @param {State} state
+ * @param {Go} go
+ * @param {LayerData} data
+ * @param {{run: Run, data: LayerData} | null} beside
+ */
 export function layerPage(run, state, go, data, beside) {
   const name = state.layer;
   const info = run.layers.find((layer) => layer.name === name);
@@ -48,7 +80,7 @@ export function layerPage(run, state, go, data, beside) {
   return {
     cards: [
       head,
-      findings.length ? findingsCard({...run, findings: findings.map((finding) => ({...finding, related: []}))}, {...state, hide: '', of: ''}, go) : null,
+      findings.length ? findingsCard({...run, findings: findings.map((finding) => ({...finding, related: []}))}, {...state, hide: '', of: ''}, go, {hasFilters: false}) : null,
       isLine || !main ? large : null,
       data.curves.length > 1 || (main && !isLine) ? others(data.curves, isLine ? main : null, go) : null,
       units.length ? h('section', {class: 'card', 'aria-label': 'Units'}, h('h2', {}, 'Units'), units) : null,
@@ -58,7 +90,9 @@ export function layerPage(run, state, go, data, beside) {
   };
 }
 
+/** A list of the layers; of very many nobody would want it, and the field above finds them. */
 function picker(run, state, go) {
+  if (run.layers.length > MOST_LISTED) return null;
   const order = inOrder(run.layers);
   return h('label', {class: 'inline'}, h('span', {class: 'muted'}, 'Layer '),
     h('select', {'data-key': 'layer', onchange: (event) => go({layer: run.layers[Number(event.target.value)].name})},
@@ -111,13 +145,22 @@ function others(curves, main, go) {
   return h('section', {class: 'card', 'aria-label': 'Other readings'}, h('h2', {}, 'All readings of this layer'), h('div', {class: 'minis'}, curves.map(mini)));
 }
 
-/** Coverage of a layer, measure by measure. */
+const STATES = ['measured', 'not observed', 'not applicable'];
+
+/**
+ * Coverage of a layer and the activations that read it: what one of them could not give, another may have.
+ * @param {Run} run
+ * @param {string} name
+ */
 function seen(run, name) {
   const members = new Set(companions(run, name).map((place) => run.layers[place].name).concat(name));
   const rows = run.coverage.filter((group) => group.layers.some((layer) => members.has(layer)));
   if (!rows.length) return null;
+  const best = (measure) => STATES.find((status) => rows.some((row) => row.measure === measure && row.status === status));
+  const lines = STATES.flatMap((status) => [...new Set(rows.map((row) => row.measure))].filter((measure) => best(measure) === status).sort()
+    .map((measure) => ({measure, status, reasons: [...new Set(rows.filter((row) => row.measure === measure && row.status === status && row.reason).map((row) => row.reason))]})));
   const marks = {measured: mark('ok', ''), 'not observed': mark('warning', ''), 'not applicable': h('span', {class: 'mark muted'}, '–')};
   return h('section', {class: 'card', 'aria-label': 'Coverage'}, h('h2', {}, 'What nndiag could see here'),
-    h('ul', {class: 'seen'}, rows.map((group) => h('li', {}, marks[group.status]?.cloneNode(true) ?? null, h('b', {}, ` ${title(group.measure)}`),
-      ` ${plain(group.status)}${group.reason ? `: ${plain(group.reason, 300)}` : ''}`))));
+    h('ul', {class: 'seen'}, lines.map(({measure, status, reasons}) => h('li', {}, marks[status].cloneNode(true),
+      h('span', {}, h('b', {}, title(measure)), ` ${status}${reasons.length ? `: ${plain(reasons.join('; '), 300)}` : ''}`)))));
 }

@@ -1,6 +1,7 @@
 // From a value to a color. Where a rule judges a reading, the color says how bad a value is: calm where it is
 // fine, strong from the rule's threshold on. Where none does, a plain ramp says how large it is and no more.
 import {number} from './dom.js';
+/** @import {Scaled} from './source.js' */
 
 const CALM_TO_BAD = {
   light: ['#e4ebf4', '#dce6f1', '#cedceb', '#bfd3e6', '#a3b9d9', '#8c86bf', '#88519d', '#810f7c', '#4d004b'],
@@ -18,7 +19,24 @@ const SHADES = 256;
 const WIDE = 50;
 const AT_LIMIT = 0.65;
 
-/** How one reading is colored; several extents (of runs to compare) are joined. */
+/**
+ * @typedef {object} Scale
+ * @property {(value: number) => number} place 0 to 1 in the order of the palette.
+ * @property {(place: number) => number} value The inverse.
+ * @property {(value: number) => number} badness
+ * @property {{light: string[], dark: string[]}} palette
+ * @property {string} direction
+ * @property {{rule: string, value: number}[]} limits
+ * @property {boolean} isFixed
+ * @property {boolean} isLow
+ */
+
+/**
+ * How one reading is colored; several extents (of runs to compare) are joined.
+ * @param {Scaled} reading
+ * @param {Scaled[]} extents
+ * @returns {Scale}
+ */
 export function makeScale(reading, extents = [reading]) {
   const low = Math.min(...kept(extents, 'smallest')), high = Math.max(...kept(extents, 'largest'));
   const limits = Object.entries(reading.limits ?? {}).map(([rule, value]) => ({rule, value}));
@@ -66,7 +84,11 @@ function aroundOne(low, high, limits) {
   };
 }
 
-/** 256 colors as bytes, in the order of places. */
+/**
+ * 256 colors as bytes, in the order of places.
+ * @param {Scale} scale
+ * @param {boolean} isDark
+ */
 export function shades({palette}, isDark) {
   const anchors = palette[isDark ? 'dark' : 'light'].map(bytes);
   const table = new Uint8ClampedArray(SHADES * 3);
@@ -77,13 +99,20 @@ export function shades({palette}, isDark) {
   return table;
 }
 
-/** The color of a value in that table; -1 where there is no value. */
+/**
+ * The color of a value in that table; -1 where there is no value.
+ * @param {Scale} scale
+ * @param {number} value
+ */
 export function shade(scale, value) {
   if (Number.isNaN(value)) return -1;
   return Math.max(0, Math.min(SHADES - 1, Math.round(scale.place(value) * (SHADES - 1))));
 }
 
-/** The words at the two ends of a legend. */
+/**
+ * The words at the two ends of a legend.
+ * @param {Scale} scale
+ */
 export function ends(scale) {
   const mark = (t) => number(Number(scale.value(t).toPrecision(3)));
   if (scale.isFixed) return [mark(0), mark(1)];

@@ -1,10 +1,15 @@
 // Finding a layer by a part of its name.
 import {h, plain} from './dom.js';
 import {inOrder} from './order.js';
+/** @import {Run} from './source.js' */
 
 const LIST = 'layer-names';
 
-/** A field that opens the layer chosen from its list, or the first one that fits when Enter is pressed. */
+/**
+ * A field that opens the layer chosen from its list, or the first one that fits when Enter is pressed.
+ * @param {Run} run
+ * @param {(layer: string) => void} open
+ */
 export function searchBox(run, open, value = '') {
   const names = new Map(inOrder(run.layers).map((place) => run.layers[place].name).map((name) => [plain(name, 400), name]));
   const input = h('input', {type: 'search', list: LIST, value, 'data-key': 'search', placeholder: 'Find a layer', 'aria-label': 'Find a layer', autocomplete: 'off'});
@@ -21,7 +26,9 @@ export function searchBox(run, open, value = '') {
     input.setCustomValidity('No layer has this in its name.');
     input.reportValidity();
   });
-  return h('div', {class: 'find'}, input, h('datalist', {id: LIST}, [...names.keys()].map((name) => h('option', {value: name}))));
+  const list = h('datalist', {id: LIST});
+  input.addEventListener('focus', () => list.append(...[...names.keys()].map((name) => h('option', {value: name}))), {once: true});
+  return h('div', {class: 'find'}, input, list);
 }
 
 /** The layer of that name, else the first one with all the words in its name. */

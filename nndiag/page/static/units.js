@@ -1,11 +1,15 @@
 // The units of a layer: one by one, which of them are off, which of them are copies.
 import {count, h, many, number, svg, title, toNumber, words} from './dom.js';
 import {table} from './table.js';
+/** @import {Units} from './source.js' */
 
 const MOST_GROUPS = 12, MOST_NAMED = 24;
 const HEIGHT = 96;
 
-/** The newest units of a layer, with a slider over earlier visits. */
+/**
+ * The newest units of a layer, with a slider over earlier visits.
+ * @param {Units} row
+ */
 export function unitsPanel(row) {
   const shots = row.snapshots.filter((shot) => shot.values.length);
   if (!shots.length) return null;
@@ -17,7 +21,11 @@ export function unitsPanel(row) {
   return h('div', {class: 'units'}, h('h3', {}, `${title(row.reading)} of each unit`), box, slider);
 }
 
-/** One bar a unit; wide layers come as order statistics. */
+/**
+ * One bar a unit; wide layers come as order statistics.
+ * @param {Units} row
+ * @param {{step: number, values: number[]}} shot
+ */
 function bars(row, {step, values}) {
   const finite = values.filter(Number.isFinite), high = Math.max(0, ...finite), low = Math.min(0, ...finite), span = high - low || 1;
   const width = values.length, isSorted = row.form === 'sorted';
@@ -40,7 +48,11 @@ function listed(units) {
   return units.length ? (units.length > MOST_NAMED ? `${shown} and ${count(units.length - MOST_NAMED)} more` : shown) : 'none';
 }
 
-/** Units with the same mark are copies of each other. */
+/**
+ * Units with the same mark are copies of each other.
+ * @param {Units} row
+ * @param {{step: number, values: number[]}} shot
+ */
 function groups(row, {step, values}) {
   const found = new Map();
   values.map(toNumber).forEach((mark, unit) => found.set(mark, [...(found.get(mark) ?? []), unit]));
