@@ -44,7 +44,8 @@ def _judge_collapse(view: View) -> Verdict | None:
 def _judge_sharp_start(view: View, first: Reading, reading: Reading) -> Verdict | None:
     """ND203 of scores that begin too large: most rows looked at one key at the first visit, and do so still.
 
-    Trained attention may be as sharp: a warning where weights that make the scores began far too large.
+    Trained attention may be as sharp: a warning where weights that make the scores began far too large, or where the
+    network does not learn.
     """
     sharp = view.series("attention_saturated_rows")
     if sharp is None or min(sharp.first.value, sharp.last.value) < SHARP:
@@ -54,7 +55,10 @@ def _judge_sharp_start(view: View, first: Reading, reading: Reading) -> Verdict 
     evidence: dict[str, Scalar] = {"head": 0, "entropy": round(reading.value, 4)}
     evidence |= {"entropy_at_first_visit": round(first.value, 4), "rows": round(sharp.last.value, 4)}
     evidence |= {"from_the_start": True, "large_weights": ", ".join(large)}
-    return Verdict(Severity.WARNING if large else Severity.INFO, reading.value, evidence, (place, *large))
+    fell = view.loss_fell()
+    learns = view.had_learned() or (fell is not None and fell >= LEARNS)
+    is_grave = bool(large) or not learns
+    return Verdict(Severity.WARNING if is_grave else Severity.INFO, reading.value, evidence, (place, *large))
 
 
 def _large_weights(view: View, place: str) -> list[str]:
@@ -100,5 +104,6 @@ RULE = Rule(
     judge=_judge_collapse,
     advise=_advise_collapse,
     threshold=0.05,
+    explains=("ND101", "ND601"),
     lower_is_worse=True,
 )

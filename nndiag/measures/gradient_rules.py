@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import statistics
 
 from nndiag.findings import Reading, Scalar, Severity
-from nndiag.measures import parameter_rules
+from nndiag.measures import learning_rate, parameter_rules
 from nndiag.rules import ABSTAIN, LEARNS, Abstention, Advice, Case, Rule, Verdict, View
 
 _NAME = "gradient_flow"
@@ -21,8 +20,8 @@ SETTLED = 60
 SPIKE = 100.0
 """A gradient norm this many times its own median is an explosion."""
 
-JUMP = 10.0
-"""A learning rate that is this many times what it was, when losses stop being finite, is the cause."""
+VAIN = 0.2
+"""Share of the limit of steps that is too much for a network whose loss is no better than at the start."""
 
 MOST = 100.0
 """Times that a learning rate is advised to be lowered by at once: a step that large has made weights of its own."""
@@ -129,10 +128,20 @@ def _judge_update(view: View) -> Verdict | Abstention | None:
         return None
     if view.step < GRACE:
         return ABSTAIN
-    before = _rate_before_jump(view)
+    before = learning_rate.before_jump(view)
     if before is not None:
-        rates: dict[str, Scalar] = {"lr": _rate(view), "lr_before": before, "update_ratio": reading.value}
-        return Verdict(Severity.CRITICAL, _rate(view) / before, rates | _losses(view), is_conclusive=True)
+        rates: dict[str, Scalar] = {
+            "lr": learning_rate.now(view),
+            "lr_before": before,
+            "update_ratio": reading.value,
+        }
+        return Verdict(
+            Severity.CRITICAL, learning_rate.now(view) / before, rates | _losses(view), is_conclusive=True
+        )
+    began = learning_rate.before_it_ran_out(view)
+    if began is not None:
+        rates = {"lr": learning_rate.now(view), "lr_at_first": began, "update_ratio": reading.value}
+        return Verdict(Severity.WARNING, reading.value, rates | _losses(view), is_harmless=True)
     ratio, largest, lr = reading.value, float(reading.detail["largest_so_far"] or 0.0), view.run("lr")
     if (
         first.step == 0
@@ -146,27 +155,13 @@ def _judge_update(view: View) -> Verdict | Abstention | None:
         return ABSTAIN
     evidence: dict[str, Scalar] = {"update_ratio": ratio, "parameter": reading.detail["of"]}
     evidence |= {"lr": lr.last.value if lr else None} | _losses(view)
-    if ratio > view.threshold:
+    is_vain = ratio > VAIN * view.threshold and fell is not None and not fell > 0 and not view.has_rivals
+    if ratio > view.threshold or is_vain:
         return Verdict(Severity.WARNING, ratio, evidence)
     is_warm = lr is None or lr.last.value >= 0.5 * max(r.value for r in (lr.first, *lr.recent))
     if 0 < ratio < TINY_STEP and is_warm and _is_bad(view) and not _has_faded(view):
         return Verdict(Severity.INFO, ratio, evidence, is_harmless=True)
     return None
-
-
-def _rate(view: View) -> float:
-    lr = view.run("lr")
-    return math.nan if lr is None else lr.last.value
-
-
-def _rate_before_jump(view: View) -> float | None:
-    """The learning rate before it rose tenfold from one visit to the next, where losses are not finite since."""
-    rates, losses = view.run("lr"), view.run("loss")
-    if rates is None or losses is None or math.isfinite(losses.last.value):
-        return None
-    values = [reading.value for reading in rates.recent]
-    jumps = (b for b, a in itertools.pairwise(values) if 0 < JUMP * b <= a and a == rates.last.value)
-    return next(jumps, None)
 
 
 def _was_tiny(view: View) -> bool:
@@ -261,6 +256,13 @@ def _advise_update(case: Case) -> Advice:
             f"Correct the schedule: keep the rate near {e['lr_before']:g} (a factor below 1, where one above 1 was"
             " given?), and go on from a checkpoint before the jump."
             " It worked when `nndiag/gradient_flow/update_ratio` is below 0.1; about 0.001 is usual.",
+        )
+    if "lr_at_first" in e:
+        return Advice(
+            f"The learning rate fell from {e['lr_at_first']:g} to {e['lr']:g}: nothing is learned since.",
+            "Look at the schedule: a decay that is meant for each epoch may be applied at each step. Call"
+            " scheduler.step() once an epoch, or take the root of its factor."
+            " It worked when `nndiag/gradient_flow/update_ratio` is near 0.001 until shortly before the end.",
         )
     if ratio < TINY_STEP:
         return Advice(

@@ -57,14 +57,21 @@ def _judge_vanishing(view: View) -> Verdict | None:
     if gain is None or first is None:
         return None
     is_flat = signal is not None and signal.value < MIN_SIGNAL
-    if gain.value >= view.threshold and not is_flat:
-        return None
+    if (gain.value >= view.threshold or gain.value == 0) and not is_flat:
+        return None  # none at all is cut off, not faded: that is for ND605
     blamed = (
         gain.detail["shrinking"] if gain.value < view.threshold else signal.detail["low"] if signal else ""
     )
     places = tuple(str(blamed).split("|")) if blamed else (str(gain.detail["first"]),)
-    places = tuple(dict.fromkeys((*places, *_off_scale(view, large=False))))
+    places = _heads_last(view, (*places, *_off_scale(view, large=False)))
     return Verdict(_severity(view, first), gain.value, _evidence(view, gain), places)
+
+
+def _heads_last(view: View, places: tuple[str, ...]) -> tuple[str, ...]:
+    """Each layer once, the output layer behind the others: it is one of many, and made to another scale."""
+    layers = view.history.layers
+    unique = dict.fromkeys(places)
+    return tuple(sorted(unique, key=lambda name: name in layers and layers[name].is_output))
 
 
 def _off_scale(view: View, *, large: bool) -> list[str]:
@@ -83,13 +90,14 @@ def _judge_exploding(view: View) -> Verdict | None:
     gain, first = view.now("gradient_gain"), view.first("gradient_gain")
     if gain is None or first is None:
         return None
-    is_lasting = first.value > view.threshold and view.is_far_above_chance()
+    is_stuck = _severity(view, first) is Severity.WARNING
+    is_lasting = first.value > view.threshold and (view.is_far_above_chance() or is_stuck)
     shown = first if is_lasting and gain.value <= view.threshold else gain
     if shown.value <= view.threshold:
         return None
     places = tuple(str(shown.detail["growing"]).split("|"))
     severity = Severity.WARNING if is_lasting else _severity(view, first)
-    places = tuple(dict.fromkeys((*places, *_off_scale(view, large=True))))
+    places = _heads_last(view, (*places, *_off_scale(view, large=True)))
     return Verdict(severity, shown.value, _evidence(view, shown), places)
 
 

@@ -129,7 +129,8 @@ def _judge_stored_rest(view: View, reading: Reading) -> Verdict | None:
 
 def _random_law(view: View) -> str | None:
     """The law that the layer's first weights were drawn from; None for weights that were learned elsewhere."""
-    drawn = _drawn(view)
+    few = _drawn(view, BOUND_ENTRIES)
+    drawn = _drawn(view) or (few if few is not None and few.detail.get("as_drawn") else None)
     law = None if drawn is None else drawn.detail["laws"]
     return None if law is None or law == UNKNOWN_LAW else str(law)
 

@@ -30,6 +30,9 @@ _NAME = "saturation"
 UNIT_SAMPLES = 512
 """Samples before single units are called dead: below, up to 0.8% of healthy units look dead by chance."""
 
+KEEPER = "update gate"
+"""Of a GRU: at its upper end the state is kept, and nothing is ever written; its lower end forgets."""
+
 GATES = ("input gate", "output gate", "reset gate", "candidate")
 """What a recurrent layer decides anew at each step; forget and update gates say how long it keeps a state."""
 
@@ -73,7 +76,8 @@ def _read_activation(now: Snapshot, info: LayerInfo) -> Iterator[Reading | Cover
             _NAME, "saturated", info.name, now.step, low + high, 1 / seen.entries, seen.k, None, detail
         )
     yield from _read_slope(now, info)
-    if not info.bounded and not info.is_output:
+    if not info.bounded:
+        detail["is_output"] = info.is_output
         yield from _read_dead(now, info, [t for t in (probe, stream) if isinstance(t, Tails)], detail)
 
 
@@ -82,13 +86,16 @@ def _read_gates(now: Snapshot, info: LayerInfo) -> Iterator[Reading | CoverageEn
     found = {
         name: tails
         for name, tails in now.parts(info.name, "input", "probe", "tails").items()
-        if isinstance(tails, Tails) and name in GATES
+        if isinstance(tails, Tails) and name in (*GATES, KEEPER)
     }
     if not found:
         reason = now.gaps.get(Gap(info.name, "input", "probe"), "no gates of a known kind")
         yield CoverageEntry(info.name, _NAME, "not observed", reason)
         return
-    shares = {name: tails.fraction_low + tails.fraction_high for name, tails in found.items()}
+    shares = {
+        name: tails.fraction_high + (0.0 if name == KEEPER else tails.fraction_low)
+        for name, tails in found.items()
+    }
     name = max(shares, key=lambda each: shares[each])
     worst = found[name]
     for tail, value in (("lower_tail", worst.fraction_low), ("upper_tail", worst.fraction_high)):
@@ -214,7 +221,7 @@ def _advise_saturated(case: Case) -> Advice:
     )
     rms = e.get("preactivation_rms")
     scale = f" by {float(rms):.1f}" if isinstance(rms, (int, float)) and rms > 1 else ""
-    if e["activation"] in GATES:
+    if e["activation"] in (*GATES, KEEPER):
         change = (
             f"{case.where} begins with gates that are open or shut for good: set its biases to 0 (that of the forget"
             " gate to 1), and check the scale of its weights and inputs."
@@ -252,6 +259,8 @@ def _judge_dead(view: View) -> Verdict | None:
     reading = view.now("dead_share")
     if reading is None or reading.value <= 0.25 or reading.detail.get("trainable") is False:
         return None
+    if reading.detail.get("is_output") and reading.value < 1.0:
+        return None  # an output that is off for most samples may be right
     units, dead = int(reading.detail["units"] or 0), int(reading.detail["dead"] or 0)
     alive = units - dead
     outputs = view.run("output_units")

@@ -19,12 +19,18 @@ CLASSES = 10
 
 
 def monitored(
-    model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, jump: int | None = None
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    steps: int,
+    *,
+    jump: int | None = None,
+    decay: float = 1.0,
 ) -> Report:
-    """A plain loop whose learning rate is known; from step ``jump`` on it is 1e12."""
+    """A plain loop whose learning rate is known; it decays at each step, and from step ``jump`` on it is 1e12."""
     options = {"every_n_train_steps": 5, "max_overhead": None, "console": False, "strict": True}
     with nndiag.Monitor(model, optimizer=optimizer, **options) as monitor:
         for step, batch in enumerate(batches(steps)):
+            optimizer.param_groups[0]["lr"] *= decay if step else 1.0
             if jump is not None and step >= jump:
                 optimizer.param_groups[0]["lr"] = 1e12
             optimizer.zero_grad()
@@ -247,3 +253,52 @@ def test_a_case_names_its_other_layers() -> None:
     assert (case.worst, case.others) == ("a", " Over the limit, too: b, c, d, e and 2 more.")
     assert Case((), (), 0, 0).worst == "the run"
     assert Case(("a",), (), 0, 0).others == ""
+
+
+def test_a_state_that_is_never_written() -> None:
+    """The update gate of a GRU at its upper end keeps the state; at its lower end it forgets, which is no fault."""
+
+    def run(bias: float) -> Run:
+        torch.manual_seed(0)
+        model = Sequences(nn.GRU(8, 16, batch_first=True))
+        nn.init.constant_(model.rnn.bias_ih_l0[16:32], bias)
+        return watch(model, batches(6))
+
+    assert run(12.0).findings()["ND201"].evidence["activation"] == "update gate"
+    assert "ND201" not in run(-12.0).findings()
+
+
+def test_an_output_that_is_never_on() -> None:
+    def run(bias: float) -> Run:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, 1), nn.ReLU())
+        nn.init.constant_(model[2].bias, bias)
+        return watch(
+            model, batches(12), lambda net, batch: (net(batch[0])[:, 0] + 5 - batch[1]).square().mean()
+        )
+
+    finding = run(-9.0).findings()["ND202"]
+    assert (finding.layers, finding.severity) == (("2",), "critical")
+    assert "ND202" not in run(1.0).findings()
+
+
+def test_a_small_head_that_no_optimizer_holds() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, CLASSES))
+    report = monitored(model, torch.optim.SGD(model[0].parameters(), 0.1), 40)
+    finding = next(found for found in report.findings if found.rule == "ND606")
+    assert (finding.layers, finding.severity) == (("2",), "warning")
+
+
+def test_a_rate_that_has_run_out() -> None:
+    """A decay by half at each step; at 8 visits in a row next to nothing is left."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, CLASSES))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    report = monitored(model, optimizer, 90, decay=0.5)
+    finding = next(found for found in report.findings if found.rule == "ND603")
+    assert finding.evidence["lr_at_first"] == 0.1
+    assert "epoch" in finding.recommendation
+    assert "ND603" not in {
+        f.rule for f in monitored(model, torch.optim.SGD(model.parameters(), 0.1), 90).findings
+    }
