@@ -62,7 +62,7 @@ TINY = torch.finfo(torch.float32).eps
         (call(torch.batch_norm, X), None),
         (call(nn.Linear(2, 2), X).__class__("k", "k", nn.Identity(), None, (X,), {}, nn.Identity()), None),
     ],
-    ids=str,
+    ids=lambda given: f"{given.function or type(given.module).__name__}" if isinstance(given, Call) else "",
 )
 def test_what_a_call_normalizes(seen: Call, expected: Norm | None) -> None:
     assert norm_of(seen) == expected
