@@ -26,7 +26,7 @@ class ConfigurationError(NNDiagError, ValueError):
     @classmethod
     def unknown(cls, argument: str, value: object, known: Iterable[str]) -> ConfigurationError:
         """Names the argument, the known values, and the nearest one."""
-        names = sorted(str(name) for name in known)
+        names = sorted(str(name) for name in known if str(name))
         near = _nearest(str(value), names)
         hint = f" Did you mean {near!r}?" if near is not None else ""
         more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""

@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
+import torch
 from torch.overrides import TorchFunctionMode
 
 P = ParamSpec("P")
@@ -225,6 +226,8 @@ def guarded(
     def decorate(method: Callable[Concatenate[S, P], None]) -> Callable[Concatenate[S, P], None]:
         @functools.wraps(method)
         def entry(self: S, *args: Any, **kwargs: Any) -> None:
+            if torch.compiler.is_compiling():
+                return  # a compiled optimizer step traces its hooks: nndiag would become a part of it
             if ends:
                 self.guard.clean_up(feature, functools.partial(method, self, *args, **kwargs))
                 return

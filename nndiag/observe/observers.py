@@ -221,9 +221,12 @@ class Observers:
         self.batches.extend(seen)
         drifts = {k.layer: s for k, s in seen.statistics.items() if isinstance(s, BatchDrift)}
         self.norms.note_batch_sizes({name: round(drift.batch_size) for name, drift in drifts.items()})
+        unseen = "not called in the observed steps"
+        if compat.compile_backend_in_use():
+            unseen += ", or only inside compiled code"
         for info in self.wiring.unseen():
             tap: Tap = "input" if info.role in ("activation", "attention") else "output"
-            seen.gaps.setdefault(Gap(info.name, tap, "stream"), "not called in the observed steps")
+            seen.gaps.setdefault(Gap(info.name, tap, "stream"), unseen)
         return seen
 
 

@@ -227,7 +227,10 @@ class Recorder:
                 leaf.is_stale |= leaf.value._version != leaf.version
                 leaf.value, leaf.version = leaf.value.clone(), None
         if not self.tape.calls and self.refusal is None:
-            self.refusal = Refusal("no-call", "nothing called a module of this model in the recorded step")
+            reason = "nothing called a module of this model in the recorded step"
+            if compat.compile_backend_in_use():
+                reason += " outside compiled code: give nndiag the model that torch.compile returns"
+            self.refusal = Refusal("no-call", reason)
         return self.tape
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:

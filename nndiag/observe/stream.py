@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nndiag import compat
 from nndiag.guard import Hook, OnFault
-from nndiag.layers import LayerInfo
+from nndiag.layers import LayerInfo, named_layers
 from nndiag.measures import Need
 from nndiag.observe.observation import Observation
 from nndiag.observe.taps import BATCH_FIRST, TapReader
@@ -109,11 +109,24 @@ class Stream:
         seen, self._seen = self._seen, Observation()
         windows: dict[Key, Statistic] = {key: window.total() for key, window in self._windows.items()}
         seen.statistics |= windows
-        if compat.is_compiled(self._root):
-            for info in self._wiring.layers.values():
-                if info.role == "weight":
-                    seen.gaps[Gap(info.name, "grad_output", "stream")] = "compiled"
+        self._tell_compiled(seen)
         return seen
+
+    def _tell_compiled(self, seen: Observation) -> None:
+        """Says of which layers only the probe can see something."""
+        regions = {name: m for name, m in named_layers(self._root) if compat.is_compiled_module(m)}
+        inside = {id(inner) for region in regions.values() for inner in region.modules()}
+        for name, module in named_layers(self._root):
+            info = self._wiring.layers.get(name)
+            if id(module) in inside and info is not None and info.role == "weight":
+                seen.gaps[Gap(name, "grad_output", "stream")] = "compiled"
+        if regions:
+            what = ", ".join(name or "the model" for name in list(regions)[:3])
+            more = ", ..." if len(regions) > 3 else ""
+            seen.notes.append(
+                f"inside {what}{more} training batches and their gradients are not observed (compiled): only the"
+                " probe can see these layers"
+            )
 
 
 class _StreamReader(TapReader):

@@ -65,7 +65,7 @@ def slower_for_ratio(program: Program, finding: Finding) -> Program | None:
 
     A schedule that jumps is to be corrected by hand.
     """
-    if "lr_before" in finding.evidence:
+    if {"lr_before", "lr_at_first"} & set(finding.evidence):
         return None
     ratio = number(finding, "update_ratio", 1.0)
     treated = with_rate_divided(program, min(100.0, ratio / (1e-2 if ratio > 1e-2 else 1e-3)))

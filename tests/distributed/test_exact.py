@@ -67,7 +67,7 @@ def test_model_that_talks_in_its_forward_pass_is_not_replayed(pair: Outcomes, ca
         assert "ND903" in seen["findings"]
 
 
-@pytest.mark.parametrize("case", ["ddp", "uneven data", "find unused", "Lightning ddp"])
+@pytest.mark.parametrize("case", ["ddp", "uneven data", "find unused", "static graph", "Lightning ddp"])
 def test_other_models_are_replayed_on_each_rank(pair: Outcomes, case: str) -> None:
     for rank in pair:
         assert rank[f"{case}, all"]["run"]["probe"].endswith("samples")

@@ -107,6 +107,7 @@ LOOPS: dict[str, dict[str, Any]] = {
     "ddp watched from outside": {"make": lambda: programs.wrapped(programs.network()), "inner": False},
     "uneven data": {"make": lambda: programs.wrapped(programs.network(norm=False)), "join": True},
     "find unused": {"make": lambda: programs.wrapped(programs.Sometimes(), find_unused_parameters=True)},
+    "static graph": {"make": lambda: programs.wrapped(programs.network(), static_graph=True)},
     "gathering": {"make": lambda: programs.wrapped(programs.Gathering())},
     "sharded": {"make": programs.sharded},
     "tensor parallel": {"make": programs.split},

@@ -25,6 +25,7 @@ from families.outcome import (
 from torch import Tensor, nn
 
 from nndiag.observe import schedule
+from nndiag.observe.observers import Observers
 from nndiag.observe.probe import Probe
 from nndiag.options import MonitorOptions
 from nndiag.session import Session
@@ -35,17 +36,18 @@ STEPS = 4
 
 
 class Run(NamedTuple):
-    """What a run left behind; the session and what its probe held while it was watched."""
+    """What a run left behind; the session of a watched one, and its observers, which a closed session lets go."""
 
     outcome: Outcome
     session: Session | None
+    observers: Observers | None
 
     @property
     def probe(self) -> Probe:
         """The probe of a watched run."""
-        assert self.session is not None
-        assert self.session.observers.probe is not None
-        return self.session.observers.probe
+        assert self.observers is not None
+        assert self.observers.probe is not None
+        return self.observers.probe
 
 
 class Visited(schedule.Schedule):
@@ -94,9 +96,10 @@ def run(case: Case, *, watched: bool = False, **options: Any) -> Run:
         losses.append(x)  # a model that writes its input must find it as it was
         if session is not None:
             session.end_batch(losses[-2], y)
+    observers = session.observers if session is not None else None
     if session is not None:
         session.close()
-    return Run(_collect(model, optimizers, losses, before), session)
+    return Run(_collect(model, optimizers, losses, before), session, observers)
 
 
 @cache

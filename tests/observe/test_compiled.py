@@ -141,14 +141,26 @@ def test_layers_of_compiled_modules_are_seen_for_no_graph_more(case: Case) -> No
 def test_functional_operations_inside_are_seen() -> None:
     result, *_ = both(SEEN["blocks"])
     assert result.session is not None
-    layers = result.session.observers.wiring.layers
+    layers = result.observers.wiring.layers
     assert {"0:gelu", "1:gelu"} <= set(layers)
+
+
+def test_only_of_what_is_compiled_gradients_are_said_to_be_missing() -> None:
+    result, *_ = both(SEEN["blocks"])
+    assert result.session is not None
+    assert result.session.latest is not None
+    assert result.session.latest.snapshot is not None
+    gaps = result.session.latest.snapshot.gaps.items()
+    assert {gap.layer for gap, why in gaps if why == "compiled"} == {"0.up", "0.down", "1.up", "1.down"}
+    (note,) = [note for note in result.session.latest.coverage.notes if "(compiled)" in note]
+    assert note.startswith("inside 0, 1 training batches and their gradients are not observed")
 
 
 def test_inside_of_a_compiled_function_nothing_is_claimed() -> None:
     result, *_ = both(BLIND)
     assert result.probe.refusal is not None
     assert result.probe.refusal.code == "no-call"
+    assert result.probe.refusal.reason.endswith("give nndiag the model that torch.compile returns")
     assert dead_claims(result) == []
     assert result.session is not None
     assert any(f.rule == "ND903" for f in result.session.report().findings)

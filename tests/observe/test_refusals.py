@@ -173,7 +173,7 @@ def test_refusal_is_said_and_changes_nothing(case: Case) -> None:
     assert finding.severity == "info"
     assert f"({case.refused})" in finding.message
     assert report.run["probe"] == f"refused: {case.refused}"
-    assert watched.session.observers.stream.stands_in_for_probe
+    assert watched.observers.stream.stands_in_for_probe
     assert not watched.probe.certified
     assert watched.probe.n == 0
 
@@ -203,7 +203,7 @@ def test_probe_switched_off() -> None:
     assert changes(case, watched.outcome) == {}
     assert watched.session is not None
     assert watched.session.report().run["probe"] == "off"
-    assert watched.session.observers.stream.stands_in_for_probe
+    assert watched.observers.stream.stands_in_for_probe
 
 
 def test_transient_refusals_are_tried_again() -> None:

@@ -1,0 +1,1 @@
+"""What can be told only on a CUDA device."""
