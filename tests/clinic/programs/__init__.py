@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..case import Case
 from . import (
     healthy_dropout,
+    healthy_field,
     healthy_games,
     healthy_models,
     healthy_norms,
@@ -21,6 +22,8 @@ from . import (
     sick_depth,
     sick_dropout,
     sick_features,
+    sick_field,
+    sick_field_norms,
     sick_flow,
     sick_inputs,
     sick_noise,
@@ -73,6 +76,9 @@ MODULES = (
     sick_paths,
     healthy_statistics,
     healthy_training,
+    sick_field,
+    sick_field_norms,
+    healthy_field,
 )
 
 CASES: tuple[Case, ...] = tuple(
