@@ -121,7 +121,7 @@ def test_planted_faults_are_found_with_the_ids_of_a_live_run(tmp_path: Path) -> 
     assert the(report, "ND407").layers == ("1",)
     assert the(report, "ND407").last_clean_step == 0
     assert the(report, "ND606").layers == ("5",)
-    assert alarms(report) == [("ND304", "warning"), ("ND407", "warning")]
+    assert alarms(report) == [("ND304", "warning"), ("ND407", "warning"), ("ND606", "warning")]
 
 
 def test_a_healthy_run_has_no_warning(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ NOISE = 0.2
 """Share of the outputs' variance that batches decide; 0.04 at 32 values a statistic, 0.25 to 0.5 at 2 to 4."""
 
 TINY = 4.0
-"""Values a statistic at which running averages scatter too: that they look stale has the same cause."""
+"""Values a statistic below which running averages scatter too: that they look stale has the same cause."""
 
 FEW_VALUES = 16.0
 
@@ -60,8 +60,7 @@ def _judge_running(view: View) -> Verdict | None:
     e, floor = dict(reading.detail), reading.resolution or 0.0
     batch, size = e.get("batch_distance"), float(e.get("batch_size") or 0)
     agrees = isinstance(batch, float) and size >= 8 and batch < view.threshold / 2
-    sure = size >= TINY or not size
-    sure = sure and float(e["typical"] or 0) > view.threshold / 2 and reading.value > view.threshold + floor
+    sure = float(e["typical"] or 0) > view.threshold / 2 and reading.value > view.threshold + floor
     severity = Severity.INFO
     if sure and not agrees and _are_alike(view) and not _is_on_its_way(view, reading):
         factor = WORTHLESS / STALE
@@ -177,7 +176,7 @@ def _judge_noise(view: View) -> Verdict | None:
     noise, values = gap.detail.get("noise_share"), gap.detail.get("values_per_statistic")
     if not isinstance(noise, float) or not isinstance(values, (int, float)) or values > FEW_VALUES:
         return None
-    if noise <= view.threshold / 2 or (_is_stale(gap) and values > TINY):
+    if noise <= view.threshold / 2 or (_is_stale(gap) and values >= TINY):
         return None
     severity = Severity.WARNING if noise > view.threshold and _are_alike(view) else Severity.INFO
     places = tuple(str(gap.detail["fewest"]).split("|"))
@@ -302,6 +301,7 @@ RULES = (
         judge=_judge_noise,
         advise=_advise_noise,
         threshold=NOISE,
+        explains=("ND401", "ND402", "ND403"),
     ),
     Rule(
         id="ND405",

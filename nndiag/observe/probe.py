@@ -195,9 +195,9 @@ class Probe:
             raise Refused("unrestorable-state", f"{what} can be read only once and cannot be rewound")
         first, digests, sandbox = self._try(tape)
         self._pins, self._changed = sandbox.pins, frozenset(sandbox.changed)
-        begin = self._clock()
+        begin = self._clock() if self.time_limit_s is not None else 0.0
         second, again, sandbox = self._run(tape)
-        self._batch_s = self._clock() - begin
+        self._batch_s = self._clock() - begin if self.time_limit_s is not None else 0.0
         if frozenset(sandbox.changed) - self._changed:
             raise Refused("unrestorable-state", "two replays of one step change different things")
         equal = [len(a) == len(b) and all(map(same, a, b)) for a, b in zip(first, second, strict=True)]

@@ -279,11 +279,11 @@ def test_patience(step: int, loss: float | None, severity: Literal["info", "warn
     assert finding.severity == severity
 
 
-def test_zero_gradients_of_the_first_steps_are_not_judged() -> None:
-    """A zero head passes no gradient at step 0; later it would be a fault."""
-    early = [flow(step, [0.0, 0.0, 1.0]) for step in range(3)]
+def test_gradients_of_exactly_zero_are_not_judged() -> None:
+    """A zero head passes none at step 0; later they are cut off, not faded: ND605 says it."""
+    early = [flow(step, [0.0, 0.0, 1.0]) for step in range(4)]
     assert diagnose(early).findings == ()
-    assert diagnose([*early, flow(3, [0.0, 0.0, 1.0])]).findings[0].rule == "ND311"
+    assert diagnose([*early, flow(4, [1e-9, 1e-6, 1.0])]).findings[0].rule == "ND311"
 
 
 @functools.cache

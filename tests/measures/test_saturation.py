@@ -307,12 +307,20 @@ def test_a_layer_that_recovers_is_resolved() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"is_output": True}, {"edges": (None, None), "kind": "LeakyReLU"}],
-    ids=["output of the network", "leaky slope"],
+    [{"edges": (None, None), "kind": "LeakyReLU"}],
+    ids=["leaky slope"],
 )
 def test_what_has_no_dead_units(changes: dict[str, object]) -> None:
     layers = rectifier(**changes)
     assert diagnose([snapshot(step, layers, probe=off(512)) for step in range(3)]).findings == ()
+
+
+def test_an_output_is_dead_only_as_a_whole() -> None:
+    layers = rectifier(is_output=True)
+    part, whole = off(512, 1), off(512)
+    assert diagnose([snapshot(step, layers, probe=part) for step in range(3)]).findings == ()
+    (finding,) = diagnose([snapshot(step, layers, probe=whole) for step in range(3)]).findings
+    assert (finding.rule, finding.severity) == ("ND202", "critical")
 
 
 def test_the_saturated_output_of_a_network_is_not_judged() -> None:
@@ -374,7 +382,7 @@ def test_attention_sharp_from_the_start(name: str) -> None:
     run = sharpened(name, 0)
     entropies = [r.value for u in run.updates for r in u.readings if r.name == "attention_entropy"]
     assert max(entropies) < 0.1
-    assert run.alarms() == []
+    assert run.findings()["ND203"].layers[0] in ("attention", "attention.mha")
 
 
 def test_entropy_is_that_of_the_softmax_over_visible_keys() -> None:

@@ -243,8 +243,8 @@ def test_one_row_is_replayed_whole() -> None:
     ],
 )
 def test_rows_follow_from_two_timings(whole_s: float, part_s: float, limit_s: float, rows: int) -> None:
-    """50 rows, then 30, timed by a clock that tells what it is told."""
-    clock = Clock(0.0, whole_s, 10.0, 10.0 + part_s)
+    """50 rows, then 30, timed by a clock that tells what it is told; one batch took no time."""
+    clock = Clock(0.0, 0.0, 0.0, whole_s, 10.0, 10.0 + part_s)
     model = nn.Sequential(nn.Linear(4, 2))
     probe = probe_of(model, [draw(50, 4)], samples=50, clock=clock, time_limit_s=limit_s)
     assert probe.n == rows
