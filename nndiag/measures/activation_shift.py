@@ -326,7 +326,7 @@ MEASURE = Measure(
             advise=_advise_jump,
             threshold=0.02,
             acts_by_updates=True,
-            explains=("ND201", "ND202"),
+            explains=("ND201", "ND202", "ND311"),
         ),
     ),
 )

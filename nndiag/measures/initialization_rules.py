@@ -12,6 +12,9 @@ _NAME = "initialization"
 MIN_SIGNAL = 0.05
 """Variance share of the last hidden layer below which samples can hardly be told apart."""
 
+BLIND = 1e-4
+"""Variance share behind the last hidden layer at which a network cannot tell samples apart at all."""
+
 PATIENCE = 40
 """Updates before an unhealthy gain is a warning, if the loss has not moved."""
 
@@ -35,7 +38,11 @@ def _is_late(view: View, first: Reading) -> bool:
 
 
 def _severity(view: View, first: Reading) -> Severity:
-    is_stuck = _is_late(view, first) and not _is_learning(view) and not view.has_rivals
+    signal = view.now("signal_share")
+    is_blind = (
+        signal is not None and signal.value < BLIND
+    )  # whatever it has learned, it is one answer for all
+    is_stuck = _is_late(view, first) and (is_blind or not _is_learning(view)) and not view.has_rivals
     return Severity.WARNING if is_stuck else Severity.INFO
 
 

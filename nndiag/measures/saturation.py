@@ -39,6 +39,9 @@ GATES = ("input gate", "output gate", "reset gate", "candidate")
 ONE_SIDED = 0.9
 """Share of saturated entries in one tail that makes an offset of them, not a scale."""
 
+SETTLED = 60
+"""Steps before an output at its bounds is held against a network that does not learn."""
+
 SHUT = 0.9
 """Share of a gate's entries in its tails, from the first visit on, that leaves it nothing to decide."""
 
@@ -178,7 +181,8 @@ def _judge_saturated(view: View) -> Verdict | None:
         return None
     if view.info is not None and view.info.role == "recurrent" and not _is_shut(view, reading):
         return None
-    if reading.detail.get("is_output") and not _began_large(view, reading):
+    is_vain = view.step >= SETTLED and view.loss_fell() is not None and not view.has_learned()
+    if reading.detail.get("is_output") and not (is_vain or _began_large(view, reading)):
         return None  # outputs may be sure of themselves
     evidence: dict[str, Scalar] = dict(reading.detail)
     evidence |= {"saturated": round(reading.value, 4), "samples": reading.n}
@@ -259,7 +263,7 @@ def _judge_dead(view: View) -> Verdict | None:
     reading = view.now("dead_share")
     if reading is None or reading.value <= 0.25 or reading.detail.get("trainable") is False:
         return None
-    if reading.detail.get("is_output") and reading.value < 1.0:
+    if reading.detail.get("is_output") and reading.value < 1.0 and not _cuts_logits(view, reading):
         return None  # an output that is off for most samples may be right
     units, dead = int(reading.detail["units"] or 0), int(reading.detail["dead"] or 0)
     alive = units - dead
@@ -268,7 +272,9 @@ def _judge_dead(view: View) -> Verdict | None:
     fell = view.loss_fell()
     limit = ENOUGH_ALIVE if fell is not None and fell >= LEARNS else view.threshold
     starved = _is_starved(reading)
-    if not starved and (reading.value == 1.0 or (alive < needed and reading.value > view.threshold)):
+    if reading.detail.get("is_output") and reading.value < 1.0:
+        severity = Severity.WARNING
+    elif not starved and (reading.value == 1.0 or (alive < needed and reading.value > view.threshold)):
         severity = Severity.CRITICAL
     else:
         severity = Severity.WARNING if reading.value > max(limit, view.threshold) else Severity.INFO
@@ -276,6 +282,12 @@ def _judge_dead(view: View) -> Verdict | None:
     evidence |= {"alive": alive, "samples": reading.n, "dead_share": round(reading.value, 4)}
     places = (view.info.place,) if view.info else ()
     return Verdict(severity, reading.value, evidence, places, is_harmless=starved)
+
+
+def _cuts_logits(view: View, reading: Reading) -> bool:
+    """Whether the outputs are classes, one each, of which some are never on."""
+    classes = view.run("classes_seen")
+    return classes is not None and classes.last.value == int(reading.detail["units"] or 0) > 2
 
 
 def _is_starved(reading: Reading) -> bool:

@@ -33,6 +33,7 @@ Experiment = Callable[[nn.Module], AbstractContextManager[Any]]
 
 _STACK_LIMIT = 64 * 2**20
 _STACK_BATCHES = 64
+_FEWEST = 32  # below, most measures have nothing to say
 _SHORT_S = 0.05
 """A replay shorter than this costs its calls, not its rows, and timing it is a matter of chance."""
 _ATTEMPTS = 3
@@ -259,7 +260,7 @@ class Probe:
         if self.time_limit_s is None:
             return self._samples
         batches = max(self.time_limit_s, _SHORT_S) / max(self._batch_s, 1e-9)
-        return min(self._samples, max(rows, int(rows * min(batches, _STACK_BATCHES))))
+        return min(self._samples, max(rows, _FEWEST, int(rows * min(batches, _STACK_BATCHES))))
 
     def _finish_stack(self) -> None:
         """One tape of many rows, only if it gives what the separate replays give."""

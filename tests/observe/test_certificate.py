@@ -254,7 +254,7 @@ def test_rows_follow_from_two_timings(whole_s: float, part_s: float, limit_s: fl
 
 
 def test_small_batches_are_not_cut_below_their_own() -> None:
-    clock = Clock(0.0, 2.0, 10.0, 11.2)
+    clock = Clock(0.0, 0.0, 0.0, 2.0, 10.0, 11.2)
     probe = probe_of(
         nn.Sequential(nn.Linear(4, 2)),
         [draw(5, 4, seed=seed) for seed in range(10)],
