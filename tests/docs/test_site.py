@@ -33,7 +33,7 @@ def entries(page: Path) -> list[str]:
 def test_index_has_each_page_once() -> None:
     listed = entries(DOCS / "index.md")
     pages = {page.stem for page in PAGES if page.parent == DOCS} - {"index"}
-    folders = {name for name in ("measures", "rules", "gallery") if (DOCS / name).exists() or name == "rules"}
+    folders = {"measures", "rules", "claims"}  # the last two are written by the build
     assert len(listed) == len(set(listed))
     assert pages | {f"{name}/index" for name in folders} == set(listed)
 
