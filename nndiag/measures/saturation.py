@@ -221,7 +221,7 @@ def _advise_saturated(case: Case) -> Advice:
     early = float(e.get("saturated_at_first_visit") or 0) > 0.7
     message = (
         f"{share:.0%} of the inputs of {kind} behind {case.worst} lie in its tails, where the gradient is below"
-        f" 5% of its maximum ({float(e['lower_tail'] or 0):.0%} low, {float(e['upper_tail'] or 0):.0%} high)."
+        f" 5% of its maximum ({float(e.get('lower_tail') or 0):.0%} low, {float(e.get('upper_tail') or 0):.0%} high)."
     )
     rms = e.get("preactivation_rms")
     scale = f" by {float(rms):.1f}" if isinstance(rms, (int, float)) and rms > 1 else ""
@@ -230,7 +230,7 @@ def _advise_saturated(case: Case) -> Advice:
             f"{case.where} begins with gates that are open or shut for good: set its biases to 0 (that of the forget"
             " gate to 1), and check the scale of its weights and inputs."
         )
-    elif early and max(float(e[tail] or 0) for tail in ("lower_tail", "upper_tail")) > ONE_SIDED * share:
+    elif early and max(float(e.get(tail) or 0) for tail in ("lower_tail", "upper_tail")) > ONE_SIDED * share:
         message += " It was so from the first visit on, and nearly all lie on one side."
         change = f"Set the bias of {case.where} to zero, and center what it reads."
     elif early:
