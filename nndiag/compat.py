@@ -5,9 +5,11 @@ Each function has a safe answer for the day a name is gone; ``tests/test_compat.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import math
 import sys
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -31,6 +33,16 @@ DROPOUTS = _bases(
     *(nn.AlphaDropout, nn.FeatureAlphaDropout),
 )
 """Every kind of dropout."""
+
+
+def undispatched() -> AbstractContextManager[Any]:
+    """A context for operations of nndiag's own: no dispatch mode sees them, nor pays for seeing them.
+
+    A replay's write barrier costs more than most operations on small tensors.
+    """
+    guard = getattr(torch._C, "_DisableTorchDispatch", contextlib.nullcontext)
+    context: AbstractContextManager[Any] = guard()
+    return context
 
 
 def is_in_backward() -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from nndiag import compat
@@ -21,6 +22,33 @@ def compiled(target: Any) -> Any:
 
 
 # torch
+
+
+class Counting(TorchDispatchMode):
+    """Counts the operations that it sees."""
+
+    seen = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_undispatched_operations_are_seen_by_no_mode():
+    with Counting() as mode:
+        torch.ones(2).add(1)
+        before = mode.seen
+        with compat.undispatched():
+            torch.ones(2).add(1)
+    assert before > 0
+    assert mode.seen == before
+
+
+def test_without_the_name_modes_see_all(monkeypatch):
+    monkeypatch.delattr(torch._C, "_DisableTorchDispatch")
+    with Counting() as mode, compat.undispatched():
+        torch.ones(2).add(1)
+    assert mode.seen > 0
 
 
 def test_backward_is_told_from_forward():

@@ -16,9 +16,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from nndiag import compat
 from nndiag.observe.tape import Operation, Tape
 from nndiag.observe.values import Slot, leaves
-from nndiag.observe.watch import Call, undispatched
+from nndiag.observe.watch import Call
 from nndiag.observe.wiring import first_tensor
 from nndiag.statistics import Rows
 from nndiag.statistics.sizes import is_on_host, peak
@@ -64,7 +65,7 @@ class Digester:
         """Digests the first tensor of the output."""
         tensor = first_tensor(output)
         if tensor is not None and tensor.layout == torch.strided and not (tensor.is_meta or tensor.is_nested):
-            with undispatched() if type(tensor) is Tensor else contextlib.nullcontext():
+            with compat.undispatched() if type(tensor) is Tensor else contextlib.nullcontext():
                 self.digests[call.key] = Digest.of(tensor)
 
 

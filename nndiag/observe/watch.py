@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -81,16 +80,6 @@ class Listener(Protocol):
 
     def after(self, call: Call, output: Any) -> None:
         """The call has returned ``output``."""
-
-
-def undispatched() -> AbstractContextManager[Any]:
-    """A context for operations of nndiag's own: no dispatch mode sees them, nor pays for seeing them.
-
-    A replay's write barrier costs more than most operations on small tensors.
-    """
-    guard = getattr(torch._C, "_DisableTorchDispatch", contextlib.nullcontext)
-    context: AbstractContextManager[Any] = guard()
-    return context
 
 
 class _Frame(NamedTuple):

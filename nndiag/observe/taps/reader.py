@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from nndiag import compat
 from nndiag.layers import LayerInfo, Role
 from nndiag.measures import Need
 from nndiag.observe.burst import Burst
@@ -24,7 +25,7 @@ from nndiag.observe.taps import (
     recurrences,
 )
 from nndiag.observe.taps.table import Observer, Reader, Variant
-from nndiag.observe.watch import Call, undispatched
+from nndiag.observe.watch import Call
 from nndiag.observe.wiring import Wiring, first_tensor
 from nndiag.snapshot import Gap, Key, Tap
 from nndiag.statistics import Rows, Statistic, Unreadable, canonical
@@ -100,7 +101,7 @@ class TapReader:
         if not self._keeps(info.name):
             return
         for reader in self._due(when, info.role):
-            with contextlib.nullcontext() if reader.runs_model else undispatched():
+            with contextlib.nullcontext() if reader.runs_model else compat.undispatched():
                 reader.read(self, call, info, output)
 
     def _due(self, when: str, role: Role) -> tuple[Reader, ...]:
