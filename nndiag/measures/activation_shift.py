@@ -29,10 +29,11 @@ from nndiag.functional import (
 )
 from nndiag.layers import LayerInfo
 from nndiag.measures.base import Measure, Need, Visit
+from nndiag.measures.norm_warm_up import is_warming_up
 from nndiag.measures.stored_parameters import NO_ACTIVATIONS
 from nndiag.rules import ABSTAIN, LEARNS, Abstention, Advice, Case, Rule, Series, Verdict, View
 from nndiag.snapshot import Gap, Observer, Snapshot
-from nndiag.statistics import Moments, NormState
+from nndiag.statistics import Moments
 
 _NAME = "activation_shift"
 
@@ -110,7 +111,7 @@ def _compare(now: Snapshot, before: Snapshot, info: LayerInfo, name: str) -> Ite
         "absolute_mean_shift": _mean(np.abs(mean_shift(*old, *new))),
         "scale_shift": _mean(scale_shift(old[1], new[1])),
         "sigma_equiv": sigma_equiv(value),
-        "bn_warmup": _is_warming_up(now, info),
+        "bn_warmup": is_warming_up(now, info),
         "observer": observer,
     }
     units = tuple(distances.tolist()) if len(distances) <= MAX_UNITS else None
@@ -134,17 +135,6 @@ def _without_noise(value: float, there: Moments, here: Moments) -> tuple[float, 
 def _mean(values: np.ndarray) -> float:
     finite = values[np.isfinite(values)]
     return float(finite.mean()) if len(finite) else 0.0
-
-
-def _is_warming_up(now: Snapshot, info: LayerInfo) -> bool:
-    """Whether running statistics at or before this layer still remember their start: evaluation sees that too."""
-    upstream = {name for name, each in now.layers.items() if each.depth <= info.depth}
-    states = [s for key, s in now.statistics.items() if isinstance(s, NormState) and key.layer in upstream]
-    return any(
-        0 <= int(state.tracked) < math.log(0.01) / math.log1p(-float(state.momentum))
-        for state in states
-        if 0 < float(state.momentum) < 1
-    )
 
 
 def _why(visit: Visit, layer: str) -> str:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from nndiag.findings import Reading, Scalar, Severity
+from nndiag.measures import weight_scale
 from nndiag.rules import LEARNS, Advice, Case, Rule, Verdict, View
 
 _NAME = "saturation"
-
-LARGE = 10.0
-"""fan_in Var(W) over its critical value above which weights were drawn far too large for what reads them."""
 
 SHARP = 0.5
 """Share of rows with a single key that says more than a few sure heads."""
@@ -35,9 +33,8 @@ def _judge_collapse(view: View) -> Verdict | None:
         "heads": len(reading.units),
     }
     fell = view.loss_fell()
-    severity = (
-        Severity.INFO if fell is not None and fell >= LEARNS else Severity.WARNING
-    )  # it learned to point
+    has_learned_to_point = fell is not None and fell >= LEARNS
+    severity = Severity.INFO if has_learned_to_point else Severity.WARNING
     return Verdict(severity, value, evidence, (view.info.place,) if view.info else ())
 
 
@@ -63,13 +60,11 @@ def _judge_sharp_start(view: View, first: Reading, reading: Reading) -> Verdict 
 
 def _large_weights(view: View, place: str) -> list[str]:
     """Layers inside a module whose weights were far above the scale that fits them at the first visit."""
+    first = weight_scale.first_of_all(view)
     return [
         layer
-        for (measure, name, layer), series in view.history.series.items()
-        if (measure, name) == ("initialization", "weight_gain")
-        and layer is not None
-        and layer.startswith(f"{place}.")
-        and series.first.value > LARGE * float(series.first.detail["critical_gain"] or 1)
+        for layer, reading in first
+        if layer.startswith(f"{place}.") and weight_scale.over_critical(reading) > weight_scale.OFF
     ]
 
 

@@ -6,7 +6,7 @@ import math
 import statistics
 
 from nndiag.findings import Reading, Scalar, Severity
-from nndiag.measures import learning_rate, parameter_rules
+from nndiag.measures import learning_rate, parameter_rules, weight_scale
 from nndiag.rules import ABSTAIN, LEARNS, Abstention, Advice, Case, Rule, Verdict, View
 
 _NAME = "gradient_flow"
@@ -128,20 +128,15 @@ def _judge_update(view: View) -> Verdict | Abstention | None:
         return None
     if view.step < GRACE:
         return ABSTAIN
+    facts: dict[str, Scalar] = {"lr": learning_rate.now(view), "update_ratio": reading.value}
+    facts |= _losses(view)
     before = learning_rate.before_jump(view)
     if before is not None:
-        rates: dict[str, Scalar] = {
-            "lr": learning_rate.now(view),
-            "lr_before": before,
-            "update_ratio": reading.value,
-        }
-        return Verdict(
-            Severity.CRITICAL, learning_rate.now(view) / before, rates | _losses(view), is_conclusive=True
-        )
+        rose = learning_rate.now(view) / before
+        return Verdict(Severity.CRITICAL, rose, facts | {"lr_before": before}, is_conclusive=True)
     began = learning_rate.before_it_ran_out(view)
     if began is not None:
-        rates = {"lr": learning_rate.now(view), "lr_at_first": began, "update_ratio": reading.value}
-        return Verdict(Severity.WARNING, reading.value, rates | _losses(view), is_harmless=True)
+        return Verdict(Severity.WARNING, reading.value, facts | {"lr_at_first": began}, is_harmless=True)
     ratio, largest, lr = reading.value, float(reading.detail["largest_so_far"] or 0.0), view.run("lr")
     if (
         first.step == 0
@@ -166,8 +161,8 @@ def _judge_update(view: View) -> Verdict | Abstention | None:
 
 def _was_tiny(view: View) -> bool:
     """Whether the initial weights were far below their usual scale: to leave them is to learn."""
-    gain = view.series("weight_gain", "initialization")
-    return gain is not None and gain.first.value < TINY_GAIN * float(gain.first.detail["critical_gain"] or 1)
+    began = weight_scale.first_of(view)
+    return began is not None and began < TINY_GAIN
 
 
 def _has_faded(view: View) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 
 from nndiag.findings import Reading, Scalar, Severity
+from nndiag.measures import weight_scale
+from nndiag.measures.weight_scale import OFF, over_critical
 from nndiag.rules import Advice, Case, Rule, Verdict, View
 
 _NAME = "initialization"
@@ -17,9 +19,6 @@ BLIND = 1e-4
 
 PATIENCE = 40
 """Updates before an unhealthy gain is a warning, if the loss has not moved."""
-
-OFF = 10.0
-"""Times that fan_in Var(W) may be off its critical value before it is mentioned."""
 
 
 def _is_learning(view: View) -> bool:
@@ -39,9 +38,8 @@ def _is_late(view: View, first: Reading) -> bool:
 
 def _severity(view: View, first: Reading) -> Severity:
     signal = view.now("signal_share")
-    is_blind = (
-        signal is not None and signal.value < BLIND
-    )  # whatever it has learned, it is one answer for all
+    # Whatever a blind network has learned, it is one answer for all samples.
+    is_blind = signal is not None and signal.value < BLIND
     is_stuck = _is_late(view, first) and (is_blind or not _is_learning(view)) and not view.has_rivals
     return Severity.WARNING if is_stuck else Severity.INFO
 
@@ -83,13 +81,9 @@ def _heads_last(view: View, places: tuple[str, ...]) -> tuple[str, ...]:
 
 def _off_scale(view: View, *, large: bool) -> list[str]:
     """Layers whose weights began ten times off the scale that keeps signals: the first one's has no gain to show."""
-    readings = [
-        series.first
-        for (measure, name, layer), series in view.history.series.items()
-        if (measure, name) == (_NAME, "weight_gain") and layer is not None
-    ]
-    ratios = ((r.value / float(r.detail["critical_gain"] or 1), r) for r in readings if r.detail["applies"])
-    return [str(r.layer) for ratio, r in ratios if (ratio > OFF if large else 0 < ratio < 1 / OFF)]
+    first = weight_scale.first_of_all(view)
+    ratios = ((layer, over_critical(reading)) for layer, reading in first if reading.detail["applies"])
+    return [layer for layer, ratio in ratios if (ratio > OFF if large else 0 < ratio < 1 / OFF)]
 
 
 def _judge_exploding(view: View) -> Verdict | None:
@@ -145,7 +139,7 @@ def _judge_law(view: View) -> Verdict | None:
     reading = view.now("weight_gain")
     if reading is None or not reading.detail["applies"] or reading.detail["is_zero"]:
         return None
-    ratio = reading.value / float(reading.detail["critical_gain"] or 1)
+    ratio = over_critical(reading)
     constant = reading.detail["laws"] == "constant"
     if not constant and 1 / view.threshold <= ratio <= view.threshold:
         return None

@@ -17,8 +17,7 @@ from collections.abc import Iterable, Iterator
 
 from nndiag.findings import CoverageEntry, Reading, Scalar, Severity
 from nndiag.layers import LayerInfo
-from nndiag.measures import attention_rule
-from nndiag.measures.attention_rule import LARGE
+from nndiag.measures import attention_rule, weight_scale
 from nndiag.measures.base import Measure, Need, Visit
 from nndiag.measures.stored_parameters import NO_ACTIVATIONS
 from nndiag.rules import LEARNS, Advice, Case, Rule, Verdict, View
@@ -211,8 +210,8 @@ def _is_shut(view: View, reading: Reading) -> bool:
 
 def _began_large(view: View, reading: Reading) -> bool:
     """Whether the weights in front were far above the scale that fits them, before anything was learned."""
-    gain = view.of(str(reading.detail.get("of"))).series("weight_gain", "initialization")
-    return gain is not None and gain.first.value > LARGE * float(gain.first.detail["critical_gain"] or 1)
+    began = weight_scale.first_of(view.of(str(reading.detail.get("of"))))
+    return began is not None and began > weight_scale.OFF
 
 
 def _advise_saturated(case: Case) -> Advice:

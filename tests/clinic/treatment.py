@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from nndiag.findings import Finding
+from nndiag.measures.saturation import GATES, KEEPER
 
 from .case import Program
 from .data import Batch, Split
@@ -140,7 +141,7 @@ def shrunk(program: Program, finding: Finding) -> Program | None:
     if number(finding, "saturated_at_first_visit", 0.0) <= 0.7:
         return with_rate_divided(program, 3.0)
     tails = [number(finding, name, 0.0) for name in ("lower_tail", "upper_tail")]
-    is_gate = str(finding.evidence["activation"]) in ("input gate", "output gate", "reset gate", "candidate")
+    is_gate = finding.evidence["activation"] in (*GATES, KEEPER)
     if not is_gate and max(tails) <= 0.9 * number(finding, "saturated", 1.0):
         return rescaled(program, finding, 1 / max(1.0, number(finding, "preactivation_rms", 1.0)))
     for module in named(program, finding):
