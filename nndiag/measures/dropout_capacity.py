@@ -21,6 +21,7 @@ from nndiag.functional import GRID, effective_dof, kept_units, what_if
 from nndiag.layers import LayerInfo
 from nndiag.measures.base import Measure, Need, Visit
 from nndiag.measures.dropout_rules import RULES
+from nndiag.measures.norm_warm_up import is_warming_up
 from nndiag.snapshot import Gap, Snapshot
 from nndiag.statistics import Disagreement, DropoutUse, Moments, NormState, Spectrum
 
@@ -99,7 +100,7 @@ def _read_capacity(now: Snapshot, info: LayerInfo, p: float, spectrum: Spectrum)
         f"at p={each:g}": round(left, 3) for each, left in what_if(values, GRID).items()
     }
     facts = detail | curve | {"upper": upper_end(dof, rows), "positions": int(spectrum.positions)}
-    facts["separable"] = int(spectrum.samples) > 1
+    facts |= {"separable": int(spectrum.samples) > 1, "bn_warmup": is_warming_up(now, info)}
     error = upper_end(dof, rows) - dof
     yield Reading(_NAME, "effective_dof", info.name, now.step, dof, error, rows, None, facts)
 

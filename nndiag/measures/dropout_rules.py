@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nndiag.findings import Scalar, Severity
 from nndiag.functional import GRID
-from nndiag.rules import LEARNS, Advice, Case, Rule, Verdict, View
+from nndiag.rules import ABSTAIN, LEARNS, Abstention, Advice, Case, Rule, Verdict, View
 
 _NAME = "dropout_capacity"
 
@@ -24,7 +24,7 @@ IDLE = 0.005
 """Disagreement of masks below which dropout hardly does anything."""
 
 
-def _judge_capacity(view: View) -> Verdict | None:
+def _judge_capacity(view: View) -> Verdict | Abstention | None:
     """ND501: fewer than two units kept, the output dropped, or too few degrees of freedom for the classes."""
     kept, dof = view.now("kept_units"), view.now("effective_dof")
     if kept is None:
@@ -47,6 +47,8 @@ def _judge_capacity(view: View) -> Verdict | None:
     needed = max(1, classes - 1)
     if dof is None or not classes or not _can_judge(dof.detail, classes, dof.n or 0):
         return None
+    if dof.detail.get("bn_warmup"):
+        return ABSTAIN  # statistics that are not those of the data yet make features look nearly constant
     upper = float(dof.detail["upper"] or 0)
     if upper >= needed or float(evidence.get("at p=0") or 0) < needed:  # then it is not the dropout
         return None

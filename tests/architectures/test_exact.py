@@ -19,11 +19,6 @@ pytestmark = [
 ]
 Result = tuple[dict[str, int], nndiag.Report, dict[str, int]]
 
-EARLY = {
-    "mobilenet_v3_small": "ND501 judges features that batch norms with fresh running statistics made nearly constant"
-}
-"""Who is accused though nothing is wrong yet, and why; a test that passes all the same fails here."""
-
 
 @cache
 def result(architecture: Architecture) -> Result:
@@ -67,13 +62,7 @@ def test_training_with_nndiag_differs_in_no_value(
     assert report.run["visits"] == STEPS
 
 
-def judged(architecture: Architecture) -> object:
-    """Marked where the accusation is known."""
-    reason = EARLY.get(architecture.name)
-    return pytest.param(architecture, marks=pytest.mark.xfail(reason=reason) if reason else ())
-
-
-@pytest.mark.parametrize("architecture", [*map(judged, ARCHITECTURES)], ids=[*map(by_name, ARCHITECTURES)])
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=by_name)
 @pytest.mark.usefixtures("architecture")
 def test_default_weights_are_not_accused(seen: Result) -> None:
     assert grave(seen[1]) == []

@@ -119,6 +119,17 @@ def test_too_little_freedom_for_ten_classes() -> None:
     assert "Lower p from 0.9" in finding.recommendation
 
 
+def test_freedom_behind_a_batch_norm_is_judged_once_its_statistics_have_settled() -> None:
+    def normed(momentum: float) -> nn.Sequential:
+        model = dropped(0.9, 24)
+        return nn.Sequential(model[0], nn.BatchNorm1d(24, momentum=momentum), *model[1:])
+
+    slow, quick = (run(partial(normed, momentum)) for momentum in (0.01, 0.5))
+    assert slow.reading("effective_dof", "3").detail["upper"] < 4.5
+    assert "ND501" not in slow.findings()
+    assert quick.findings()["ND501"].evidence["fault"] == "freedom"
+
+
 def test_a_little_less_freedom_than_needed_is_a_note() -> None:
     finding = run(partial(dropped, 0.5, 16)).findings()["ND501"]
     assert (finding.severity, finding.evidence["fault"]) == ("info", "freedom")
