@@ -47,11 +47,11 @@ def _judge_capacity(view: View) -> Verdict | Abstention | None:
     needed = max(1, classes - 1)
     if dof is None or not classes or not _can_judge(dof.detail, classes, dof.n or 0):
         return None
-    if dof.detail.get("bn_warmup"):
-        return ABSTAIN  # statistics that are not those of the data yet make features look nearly constant
     upper = float(dof.detail["upper"] or 0)
     if upper >= needed or float(evidence.get("at p=0") or 0) < needed:  # then it is not the dropout
         return None
+    if dof.detail.get("bn_warmup") and _safe_p(evidence, needed) == 0:
+        return ABSTAIN  # statistics that are not those of the data yet make features look nearly constant
     evidence |= {"needed": needed, "fault": "freedom", "upper": round(upper, 3)}
     fell = view.loss_fell()  # of training, where masks are drawn: what learns under them has enough
     learns = fell is not None and fell >= LEARNS
