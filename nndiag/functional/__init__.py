@@ -1,6 +1,7 @@
 """Pure mathematics on numbers and small arrays; nothing here knows a model."""
 
 from nndiag.functional.attention import jacobian_share, normalized_entropy
+from nndiag.functional.change_point import Change, last_change
 from nndiag.functional.cosine_null import max_cosine_pvalue, max_cosine_quantile
 from nndiag.functional.distances import (
     debiased,
@@ -52,6 +53,7 @@ __all__ = [
     "GRID",
     "LAWS",
     "UNKNOWN_LAW",
+    "Change",
     "Dispersion",
     "Homogeneity",
     "Law",
@@ -78,6 +80,7 @@ __all__ = [
     "ks_critical",
     "label_dispersion",
     "largest_safe_p",
+    "last_change",
     "log_scale_spread",
     "max_cosine_pvalue",
     "max_cosine_quantile",

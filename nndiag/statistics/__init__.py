@@ -1,5 +1,6 @@
 """Mergeable sufficient statistics: the only things that hold numbers computed on a device."""
 
+from nndiag.statistics.answers import Answers
 from nndiag.statistics.base import STATISTICS, Statistic
 from nndiag.statistics.batch_drift import BatchDrift, Running
 from nndiag.statistics.batches import BatchLabels, BatchMeans
@@ -22,6 +23,7 @@ from nndiag.statistics.view import Rows, Unreadable, as_reals, canonical, unread
 
 __all__ = [
     "STATISTICS",
+    "Answers",
     "AttentionEntropy",
     "BatchDrift",
     "BatchLabels",

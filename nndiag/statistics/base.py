@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any, ClassVar, Self
 
 import torch
@@ -23,7 +22,7 @@ class Statistic:
     """
 
     name: ClassVar[str]
-    __slots__ = ()
+    __slots__: tuple[str, ...] = ()
 
     def __init_subclass__(cls) -> None:
         if "name" in cls.__dict__:
@@ -35,7 +34,7 @@ class Statistic:
 
     def to_tensors(self) -> dict[str, Tensor]:
         """The fields by name."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+        return {name: getattr(self, name) for name in self.__slots__}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Any]) -> Self:

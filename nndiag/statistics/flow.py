@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,14 +18,14 @@ from nndiag.statistics.view import as_reals, wide
 class ParameterFlow(Statistic):
     """Norms of one parameter before an update.
 
-    The norm of a gradient is kept as its largest entry times the norm of what is left, because squares of
-    1e-25 vanish in float32 and squares of 1e25 overflow.
+    The norm of a gradient is kept as a scale times the norm of what is left, because squares of 1e-25 vanish in
+    float32 and squares of 1e25 overflow.
 
     Attributes:
         entries: [] numbers in the parameter.
         weight: [] Euclidean norm of the parameter.
-        gradient_peak: [] largest finite |gradient|.
-        gradient_rest: [] norm of the gradient divided by ``gradient_peak``.
+        gradient_scale: [] 1 where no square leaves float32, else the largest finite |gradient|; 0 where all is zero.
+        gradient_rest: [] norm of the gradient divided by ``gradient_scale``.
         non_finite: [] NaN and infinite entries of the gradient.
         saliency: [n] |sum_j w_uj g_uj| of each unit u (first axis). It does not change when a unit's incoming
             weights are scaled up and its outgoing ones down.
@@ -34,7 +35,7 @@ class ParameterFlow(Statistic):
     name: ClassVar[str] = "flow"
     entries: Tensor
     weight: Tensor
-    gradient_peak: Tensor
+    gradient_scale: Tensor
     gradient_rest: Tensor
     non_finite: Tensor
     saliency: Tensor
@@ -52,7 +53,10 @@ class ParameterFlow(Statistic):
         w = _float(parameter)
         zero = torch.zeros((), device=w.device)
         largest, rest, bad, saliency = zero, zero, zero.long(), torch.empty(0)
-        if gradient is not None:
+        plain = None if gradient is None else _plain(w, _float(gradient))
+        if plain is not None:
+            largest, rest, saliency = plain
+        elif gradient is not None:
             g, largest, bad = _finite(_float(gradient))
             scale = torch.ones_like(largest)
             if not sizes.is_on_host(g) or not sizes.is_moderate(largest):
@@ -65,7 +69,7 @@ class ParameterFlow(Statistic):
         return cls(
             entries=torch.tensor(parameter.numel(), device=w.device),
             weight=sizes.norm(w),
-            gradient_peak=largest,
+            gradient_scale=largest,
             gradient_rest=rest,
             non_finite=bad,
             saliency=saliency,
@@ -80,7 +84,7 @@ class ParameterFlow(Statistic):
     @property
     def gradient(self) -> float:
         """Euclidean norm of the finite part of the gradient."""
-        return float(self.gradient_peak) * float(self.gradient_rest)
+        return float(self.gradient_scale) * float(self.gradient_rest)
 
     @property
     def is_matrix(self) -> bool:
@@ -91,7 +95,7 @@ class ParameterFlow(Statistic):
     def is_silent(self) -> bool:
         """Whether there was no gradient, or one of exact zeros."""
         has = int(self.has_gradient)
-        return has == 0 or (has == 1 and float(self.gradient_peak) == 0 and not int(self.non_finite))
+        return has == 0 or (has == 1 and float(self.gradient_scale) == 0 and not int(self.non_finite))
 
     @property
     def is_known(self) -> bool:
@@ -146,6 +150,23 @@ class UpdateSize(Statistic):
         """|dW| / |W|; infinite where a parameter left zero."""
         change, weight = float(self.change), float(self.weight)
         return change / weight if weight > 0 else float("inf") if change > 0 else 0.0
+
+
+def _plain(w: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Scale and rest of a gradient, and the saliency; None where squares may leave float32, or on a device."""
+    if not sizes.is_on_host(g) or not g.dtype == w.dtype == torch.float32 or not g.numel() or not w.dim():
+        return None
+    if w.dim() == 1:
+        norms, products = g.abs(), w * g
+    else:
+        rows, weights = g.reshape(len(g), -1), w.reshape(len(w), -1)
+        norms = sizes.row_norms(rows)
+        # One pass without a buffer; torch would store all products first.
+        products = torch.from_numpy(np.einsum("ij,ij->i", weights.numpy(), rows.numpy()))
+    norms = norms.double()
+    if not sizes.is_moderate(norms.max()) or not sizes.is_moderate(norms.sum()):  # NaN is neither
+        return None
+    return torch.ones(()), torch.linalg.vector_norm(norms), products.double().abs_()
 
 
 def _finite(g: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,7 +12,10 @@ from nndiag.statistics.base import Statistic
 from nndiag.statistics.sizes import is_on_host
 
 _MODERATE = 30
-"""Powers of two of a unit's peak, up to which its squares stay well within float32."""
+"""Powers of two of a unit's size, up to which its squares stay well within float32."""
+
+_BLOCK = 1 << 17
+"""Entries that are centered at a time: a buffer that stays in the cache, and is not fetched from the system anew."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,6 +51,41 @@ class Moments(Statistic):
         Args:
             x: [N, S, C] samples, positions, units.
         """
+        x = x.detach()
+        plain = cls._of_plain(x) if is_on_host(x) else None
+        return cls._of_any(x) if plain is None else plain
+
+    @classmethod
+    def _of_plain(cls, x: Tensor) -> Self | None:
+        """Where all is finite and of moderate size: no mask, no scaling, no copy of the whole; None elsewhere."""
+        samples, positions, units = x.shape
+        count = samples * positions
+        if not count * units:
+            return None
+        mean = x.sum((0, 1)) / count
+        sums, rest, m2 = _centered_sums(x, mean)
+        square = m2 / count + mean.double().square()
+        is_moderate = (square > 4.0**-_MODERATE) & (square < 4.0**_MODERATE)
+        if not bool(is_moderate.all()) and not bool((is_moderate | (_peak(x) == 0)).all()):
+            return None
+        m2 = (m2 - rest.square() / count).clamp(min=0)
+        center, cluster_m2 = rest / count, m2
+        if positions > 1:
+            means = sums / positions
+            center = means.sum(0).double() / samples
+            cluster_m2 = (means - center.to(means.dtype)).square().sum(0).double()
+        return cls(
+            n=torch.full((units,), count),
+            mean=mean.double() + rest / count,
+            m2=m2,
+            k=torch.tensor(samples),
+            cluster_mean=mean.double() + center,
+            cluster_m2=cluster_m2,
+            non_finite=torch.zeros(units, dtype=torch.int64),
+        )
+
+    @classmethod
+    def _of_any(cls, x: Tensor) -> Self:
         samples, positions, units = x.shape
         n = torch.full((units,), samples * positions, dtype=torch.int64, device=x.device)
         non_finite, finite = torch.zeros_like(n), None
@@ -59,10 +97,7 @@ class Moments(Statistic):
             x = torch.where(finite, x, 0)
             peaks = _peak(x)
         exponent = torch.frexp(peaks).exponent
-        if is_on_host(x) and bool(((peaks == 0) | (exponent.abs() < _MODERATE)).all()):
-            exponent = torch.zeros_like(exponent)
-        else:
-            x = torch.ldexp(x, -exponent)
+        x = torch.ldexp(x, -exponent)
         count = n.clamp(min=1)
         mean = x.sum((0, 1)) / count
         centered = x - mean if finite is None else torch.where(finite, x - mean, 0)
@@ -122,6 +157,30 @@ class Moments(Statistic):
     def resolution_limited(self, dtype: torch.dtype) -> Tensor:
         """[C] whether a unit's spread is below what ``dtype`` resolves at its mean."""
         return self.variance.sqrt() < self.mean.abs() * torch.finfo(dtype).eps / 2
+
+
+def _centered_sums(x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """[N, C] sums over positions of x - mean, [C] their sum, and [C] the sum of squares; block by block.
+
+    Sums over positions are not made where there is one only.
+    """
+    samples, positions, units = x.shape
+    sums = x.new_zeros(samples, units) if positions > 1 else x.new_zeros(0)
+    rest, m2 = (torch.zeros(units, dtype=torch.float64) for _ in range(2))
+    rows = max(1, _BLOCK // (positions * units))
+    places = positions if positions * units <= _BLOCK else max(1, _BLOCK // units)
+    buffers: dict[torch.Size, Tensor] = {}
+    for start in range(0, samples, rows):
+        for block in x[start : start + rows].split(places, 1):
+            if block.shape not in buffers:
+                buffers[block.shape] = torch.empty_like(block)
+            centered = torch.sub(block, mean, out=buffers[block.shape])
+            if positions > 1:
+                sums[start : start + rows] += centered.sum(1)
+            else:
+                rest += centered.sum((0, 1))
+            m2 += centered.square_().sum((0, 1))
+    return sums, rest if positions == 1 else sums.sum(0).double(), m2
 
 
 def _peak(x: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ from nndiag.statistics.sizes import is_on_host
 _EXACT = 2**24
 """Counts below this are exact in float32."""
 
+_BLOCK = 1 << 17
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tails(Statistic):
@@ -48,12 +50,12 @@ class Tails(Statistic):
         samples = torch.tensor(count, dtype=torch.int64, device=x.device)
         none = torch.zeros(units, dtype=torch.int64, device=x.device)
         if is_on_host(x) and 0 < count * positions < _EXACT and not bool(x.sum().isnan()):
-            below = none if low is None else _count(torch.le, x, low)
+            below, whole = (none, none) if low is None else _count(torch.le, x, low)
             return cls(
                 n=torch.full_like(none, count * positions),
                 low=below,
-                high=none if high is None else _count(torch.ge, x, high),
-                on=count - below if low is None or positions == 1 else (x.amax(1) > low).sum(0),
+                high=none if high is None else _count(torch.ge, x, high)[0],
+                on=count - whole,
                 samples=samples,
             )
         known = ~x.isnan()
@@ -105,7 +107,20 @@ class Tails(Statistic):
         return tuple((self.on.double() / max(1, self.k)).tolist())
 
 
-def _count(compare: Callable[..., Tensor], x: Tensor, edge: float) -> Tensor:
-    """[C] entries beyond an edge, as a sum of float ones: sums of bools take five times as long."""
-    beyond: Tensor = compare(x, edge, out=torch.empty_like(x))
-    return beyond.sum((0, 1)).long()
+def _count(compare: Callable[..., Tensor], x: Tensor, edge: float) -> tuple[Tensor, Tensor]:
+    """[C] entries beyond an edge, and [C] samples of which all are.
+
+    As sums of float ones, since sums of bools take five times as long; a few samples at a time, in a buffer that
+    stays in the cache.
+    """
+    _, positions, units = x.shape
+    size = max(1, _BLOCK // max(1, positions * units))
+    entries, samples = (torch.zeros(units, dtype=torch.int64) for _ in range(2))
+    buffer = torch.empty_like(x[:size])
+    for block in x.split(size):
+        beyond = compare(block, edge, out=buffer[: len(block)])
+        each = beyond.sum(1) if positions != 1 else beyond.squeeze(1)
+        entries += each.sum(0).long()
+        if positions != 1:
+            samples += (each == positions).to(each.dtype).sum(0).long()
+    return entries, samples if positions != 1 else entries

@@ -106,4 +106,14 @@ def test_what_fits_float32_is_what_float64_gives(shape: tuple[int, ...], dtype: 
     flow = ParameterFlow.of(w.to(dtype), g.to(dtype))
     assert float(flow.weight) == pytest.approx(float(w.double().norm()), rel=1e-6)
     assert flow.gradient == pytest.approx(float(g.double().norm()), rel=1e-6)
-    assert float(flow.gradient_peak) == float(g.to(dtype).abs().max())
+    saliency = (w.double() * g.double()).reshape(len(w), -1).sum(1).abs()
+    assert torch.allclose(flow.saliency, saliency, rtol=1e-5, atol=1e-6 * float(saliency.max()))
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e-9, 1.0, 1e14, 1e25])
+def test_gradients_of_any_size_are_measured(scale: float) -> None:
+    w, g = draw(70, 30), draw(70, 30, seed=1)
+    flow = ParameterFlow.of(w, (scale * g.double()).float())
+    assert flow.gradient == pytest.approx(scale * float(g.double().norm()), rel=1e-6)
+    expected = scale * (w.double() * g.double()).sum(1).abs()
+    assert torch.allclose(flow.saliency, expected, rtol=1e-4, atol=1e-6 * float(expected.max()))
