@@ -77,6 +77,21 @@ def compile_backend_in_use() -> bool:
     return any(backend is not None for backend in backends.values())
 
 
+def made_shape(node: Any) -> tuple[int, ...] | None:
+    """The shape of what an operation of autograd's graph made in the forward pass."""
+    made = getattr(node, "_input_metadata", None)
+    shape = getattr(made[0], "shape", None) if made else None
+    return None if shape is None else tuple(map(int, shape))
+
+
+def saved_number(node: Any, name: str) -> int | None:
+    """A whole number that an operation of autograd's graph was called with; it outlives the backward pass."""
+    value = getattr(node, f"_saved_{name}", None)
+    if not isinstance(value, int):
+        return None
+    return value - 2**64 if value >= 2**63 else value  # kept without a sign
+
+
 def gradient_scale(optimizer: Any, scaler: Any = None) -> float:
     """What gradients are multiplied by at present.
 
@@ -106,6 +121,14 @@ def collective_sequence_number() -> int:
         return sum(int(group._get_sequence_number_for_group()) for group in groups)
     except (AttributeError, RuntimeError):
         return 0
+
+
+def process_store() -> Any:
+    """The key-value store that the processes of the default group met by; None without one."""
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return None
+    store = getattr(torch.distributed.distributed_c10d, "_get_default_store", None)
+    return store() if store is not None else None
 
 
 def is_metric(module: nn.Module) -> bool:

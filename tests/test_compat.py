@@ -165,6 +165,21 @@ def test_without_processes_there_is_no_number():
     assert compat.collective_sequence_number() == 0
 
 
+def test_processes_share_the_store_they_met_by(process_group):
+    store = compat.process_store()
+    store.set("nndiag/test", "here")
+    assert store.check(["nndiag/test"])
+    assert not store.check(["nndiag/other"])
+    assert store.get("nndiag/test") == b"here"
+
+
+def test_without_the_name_or_processes_there_is_no_store(process_group, monkeypatch):
+    monkeypatch.delattr(torch.distributed.distributed_c10d, "_get_default_store")
+    assert compat.process_store() is None
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: False)
+    assert compat.process_store() is None
+
+
 def test_metrics_are_known():
     torchmetrics = pytest.importorskip("torchmetrics")
     assert compat.is_metric(torchmetrics.MeanMetric())

@@ -9,16 +9,18 @@ from contextlib import nullcontext
 from torch import Tensor, nn
 
 from nndiag import compat
+from nndiag.findings import Scalar
 from nndiag.guard import Guard
-from nndiag.layers import discover
+from nndiag.layers import discover, named_layers
 from nndiag.measures import Need
 from nndiag.observe.batches import BatchWindow
 from nndiag.observe.buffers import NormObserver, training_statistics
 from nndiag.observe.burst import Burst
 from nndiag.observe.experiments import dropout_masks
+from nndiag.observe.loss_graph import LossForm, loss_form
 from nndiag.observe.observation import Observation
 from nndiag.observe.probe import Experiment, Probe
-from nndiag.observe.stream import Stream
+from nndiag.observe.stream import ANSWERS, Stream
 from nndiag.observe.taps import TapReader
 from nndiag.observe.taps.table import Variant
 from nndiag.observe.updates import UpdatesObserver
@@ -27,10 +29,17 @@ from nndiag.observe.weights import WeightsObserver
 from nndiag.observe.wiring import Wiring
 from nndiag.options import MonitorOptions
 from nndiag.snapshot import Gap, Key, Tap
-from nndiag.statistics import BatchDrift, Disagreement
+from nndiag.statistics import Answers, BatchDrift, Disagreement
 
 MASKS = 10
 """Replays with dropout masks in one experiment."""
+
+ROWS = 512
+"""Rows of the network's output that experiments compare."""
+
+_ENTRIES = 1 << 20
+_FEWEST_ROWS = 64
+_FEWEST = 8
 
 
 class Observers:
@@ -65,7 +74,9 @@ class Observers:
         self._has_tape = False
         self._batches = 0
         self._seen = Observation()
-        self._evaluated: list[list[Tensor]] = []
+        self._form = LossForm()
+        self._evaluated: Tensor | None = None
+        self._output_rows = 0
 
     @property
     def refusal(self) -> str | None:
@@ -136,10 +147,10 @@ class Observers:
             self.stream.stands_in_for_probe = probe is None or probe.refusal is not None
             return
         if self.burst is None:
-            self._evaluated = self._play(probe)
+            self._evaluate(self._play(probe))
         else:
             again = functools.partial(self.burst.replayed, step=step, keeps=goes_on)
-            self._evaluated = self._play(probe, experiment=again)
+            self._evaluate(self._play(probe, experiment=again))
             if probe.refusal is not None:  # nothing of a recorded batch is kept
                 self.burst = None
         self.stream.stands_in_for_probe = probe.refusal is not None
@@ -157,25 +168,27 @@ class Observers:
             try:
                 trained = self._play(probe, "batch", functools.partial(training_statistics, norms=norms))
                 if norms:
-                    self._compare("disagreement/batch", [self._evaluated, trained])
+                    self._compare("disagreement/batch", [self._evaluated, _logits(trained)])
             except Exception as error:  # one value a channel, for one: evaluation is not affected
                 self._seen.notes.append(f"no replay with the batch's own statistics: {error}"[:200])
         roles = {info.role for info in self.wiring.layers.values()}
         if Need.DROPOUT_MASKS in self._needs and "dropout" in roles:
             masks = (functools.partial(dropout_masks, seed=seed) for seed in range(MASKS))
-            self._compare("disagreement", [probe.replay(experiment=mask) for mask in masks])
+            samples = max(_FEWEST, -(-probe.n * ROWS // max(1, self._output_rows)))
+            replays = (probe.replay(experiment=mask, samples=samples) for mask in masks)
+            self._compare("disagreement", [_logits(played) for played in replays])
 
-    def _compare(self, name: str, replays: Sequence[list[list[Tensor]]]) -> None:
-        """Outputs of the last call of several replays; filed under the layer that makes the output."""
+    def _evaluate(self, played: list[list[Tensor]]) -> None:
+        """Keeps some rows of the network's output, to compare experiments with."""
+        self._evaluated = _logits(played)
+        self._output_rows = max((t.numel() // t.shape[-1] for t in _outputs(played)[:1]), default=0)
+
+    def _compare(self, name: str, outputs: Sequence[Tensor | None]) -> None:
+        """Some rows of the output of several replays; filed under the layer that makes the output."""
         layer = next((info.name for info in self.wiring.layers.values() if info.is_output), None)
-        outputs = []
-        for played in replays:
-            logits = next((t for t in (played or [[]])[-1] if t.is_floating_point() and t.dim() > 1), None)
-            if logits is None:
-                return
-            outputs.append(logits)
-        if layer is not None and len({logits.shape for logits in outputs}) == 1:
-            self._seen.add(Key(layer, "output", "probe", name), Disagreement.of(outputs))
+        known = [logits for logits in outputs if logits is not None]
+        if layer is not None and len(known) == len(outputs) and len({logits.shape for logits in known}) == 1:
+            self._seen.add(Key(layer, "output", "probe", name), Disagreement.of(known))
 
     def _play(
         self, probe: Probe, variant: Variant = "", experiment: Experiment = nullcontext
@@ -191,14 +204,16 @@ class Observers:
         self,
         *,
         first: bool,
+        compare: bool,
         only: Sequence[Tensor] | None,
         gradients: bool,
         scale: float,
         idle: Sequence[Tensor] = (),
     ) -> None:
-        """Signatures and sizes of parameters and gradients, as they are now."""
-        seen = self.weights.read(first=first, only=only, gradients=gradients, skip=self._seen.statistics)
-        self._seen.absorb(seen)
+        """Sizes of parameters and gradients as they are now; signatures, where units are compared."""
+        if first or compare:
+            seen = self.weights.read(first=first, only=only, gradients=gradients, skip=self._seen.statistics)
+            self._seen.absorb(seen)
         if Need.PARAMETER_FLOW in self._needs:
             self._seen.absorb(self.updates.before(only=only, scale=scale, gradients=gradients, idle=idle))
         if Need.NORM_STATE in self._needs:
@@ -213,11 +228,48 @@ class Observers:
         if Need.BATCH_MEANS in self._needs:
             self.batches.note_labels(labels)
 
+    def note_loss(self, loss: object) -> None:
+        """What the loss of a visited step is made of, where it still has its graph."""
+        if isinstance(loss, Tensor) and loss.grad_fn is not None and loss.numel() == 1:
+            self._form = loss_form(loss)
+
+    def loss_facts(self, loss: object, value: float | None, seen: Observation) -> dict[str, Scalar]:
+        """What the loss is to be measured by, and whether it squashes what was squashed already.
+
+        Args:
+            loss: As it was told.
+            value: The loss as a number.
+            seen: Of this visit; what the network answered is taken out.
+        """
+        self.note_loss(loss)
+        form, self._form = self._form, LossForm()
+        answers, guessing = seen.statistics.pop(ANSWERS, None), form.guessing
+        facts: dict[str, Scalar] = {}
+        if form.form == "squared error" and value is not None and isinstance(answers, Answers):
+            found = answers.cpu()
+            guessing = found.mean_square if found.agrees(value) else None
+        if guessing is not None:
+            facts["loss_of_guessing"] = guessing
+        if form.form is not None:
+            facts["loss_form"] = form.form
+        if form.squashed is not None:
+            facts |= {"squashed_twice": form.squashed, "squashed_at": self._owner(form.parameter)}
+        return facts
+
+    def _owner(self, parameter: Tensor | None) -> str | None:
+        """The layer that holds a parameter."""
+        owners = (
+            name
+            for name, module in named_layers(self._root)
+            if any(own is parameter for own in module._parameters.values())
+        )
+        return next(owners, None) if parameter is not None else None
+
     def take(self) -> Observation:
         """Everything seen since the last visit."""
         seen, self._seen = self._seen, Observation()
         seen.absorb(self.stream.take())
-        self._evaluated = []
+        self._evaluated = None
         self.batches.extend(seen)
         drifts = {k.layer: s for k, s in seen.statistics.items() if isinstance(s, BatchDrift)}
         self.norms.note_batch_sizes({name: round(drift.batch_size) for name, drift in drifts.items()})
@@ -228,6 +280,21 @@ class Observers:
             tap: Tap = "input" if info.role in ("activation", "attention") else "output"
             seen.gaps.setdefault(Gap(info.name, tap, "stream"), unseen)
         return seen
+
+
+def _outputs(played: list[list[Tensor]]) -> list[Tensor]:
+    """Those of a replay's last call that could be predictions."""
+    return [t for t in (played or [[]])[-1] if t.is_floating_point() and t.dim() > 1 and t.numel()]
+
+
+def _logits(played: list[list[Tensor]]) -> Tensor | None:
+    """[rows, classes] the network's output at evenly spaced rows, so many as are compared."""
+    output = next(iter(_outputs(played)), None)
+    if output is None:
+        return None
+    rows = output.flatten(0, -2)
+    most = min(ROWS, max(_FEWEST_ROWS, _ENTRIES // rows.shape[1]))
+    return rows[:: -(-len(rows) // most)].clone()
 
 
 def _is_sharded(root: nn.Module) -> bool:

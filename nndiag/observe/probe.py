@@ -8,6 +8,7 @@ watching what each later one changes.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -32,7 +33,10 @@ Experiment = Callable[[nn.Module], AbstractContextManager[Any]]
 """Makes a replay of a model differ from evaluation in one thing."""
 
 _STACK_LIMIT = 64 * 2**20
+"""Bytes of inputs that are kept, and of the largest output of a layer in a replay of more than one batch."""
+
 _STACK_BATCHES = 64
+_BYTES = 4  # of a number, most often
 _FEWEST = 32  # below, most measures have nothing to say
 _SHORT_S = 0.05
 """A replay shorter than this costs its calls, not its rows, and timing it is a matter of chance."""
@@ -159,26 +163,33 @@ class Probe:
             self._refuse(Refusal("replay-raised", text))
 
     def replay(
-        self, listener: Listener | None = None, experiment: Experiment = contextlib.nullcontext
+        self,
+        listener: Listener | None = None,
+        experiment: Experiment = contextlib.nullcontext,
+        samples: int | None = None,
     ) -> list[list[Tensor]]:
         """One visit: plays the tape in the sandbox while the listener is told of every call.
 
         Args:
             listener: Who is told.
             experiment: What is different from evaluation, entered around the replay.
+            samples: How many are enough, where they can be told apart; None: all.
 
         Returns:
             The output tensors of each module call; empty when the tape could not be played.
         """
         if not self.certified or self._tape is None:
             return []
+        tape = self._tape
+        if samples is not None and samples < self.n and self._certificate is not None:
+            tape = _narrow(tape, self._certificate, samples)
         sandbox = Sandbox(self._root, self._pins)
         outputs: list[list[Tensor]] = []
         try:
             with sandbox, experiment(self._root), contextlib.ExitStack() as stack:
                 if listener is not None:
                     stack.enter_context(Watch(self._root, listener))
-                outputs = play(self._tape, gradients=self._needs_autograd)
+                outputs = play(tape, gradients=self._needs_autograd)
         except (torch.OutOfMemoryError, MemoryError):
             self._refuse(Refusal("too-large", "there is no memory left for a replay"))
         except Refused as refused:
@@ -256,11 +267,18 @@ class Probe:
             self._finish_stack()
 
     def _affordable(self, rows: int) -> int:
-        """Samples that about fit the time of a visit: no more are gathered, since to certify them takes long too."""
+        """Samples that about fit the time of a visit: no more are gathered, since to certify them takes long too.
+
+        Training itself proves that the rows of one batch fit the memory; of more, the largest output must be small.
+        """
+        largest = max((math.prod(digest.shape) * _BYTES for digest in self._whole.values()), default=0)
+        wanted = self._samples
+        if largest:
+            wanted = min(wanted, max(rows, _STACK_LIMIT * rows // largest))
         if self.time_limit_s is None:
-            return self._samples
+            return wanted
         batches = max(self.time_limit_s, _SHORT_S) / max(self._batch_s, 1e-9)
-        return min(self._samples, max(rows, _FEWEST, int(rows * min(batches, _STACK_BATCHES))))
+        return min(wanted, max(rows, _FEWEST, int(rows * min(batches, _STACK_BATCHES))))
 
     def _finish_stack(self) -> None:
         """One tape of many rows, only if it gives what the separate replays give."""

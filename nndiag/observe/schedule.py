@@ -20,6 +20,9 @@ THINNED = "regular visits are fewer than asked for, to keep within max_overhead:
 _AIM = 2 / 3
 """Share of ``max_overhead`` that visits are spread to take."""
 
+SIGNATURES = 10
+"""Steps, at least, from one comparison of all units to the next: copies neither come nor part in a step."""
+
 COUNTING_STEPS = 32
 """Steps from the first on during which the stream's counters run at every step."""
 
@@ -59,6 +62,13 @@ class Schedule:
             return True
         bursts, offset = divmod(step, self.cadence)
         return step > max(START_UP) and offset == min(1, self.cadence - 1) and bursts & (bursts - 1) == 0
+
+    def is_compared(self, step: int, stride: int = 1) -> bool:
+        """Whether units are compared at a visit: at the first of a burst, and no more often than ``SIGNATURES``."""
+        if step <= max(START_UP) or (self.total_steps is not None and step == self.total_steps - 1):
+            return True
+        interval = self.cadence * stride
+        return step % (interval * -(-SIGNATURES // interval)) == 0
 
     def is_counted(self, step: int) -> bool:
         """Whether the stream counts at ``step``, visit or not."""

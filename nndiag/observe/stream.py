@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +16,13 @@ from nndiag.layers import LayerInfo, named_layers
 from nndiag.measures import Need
 from nndiag.observe.observation import Observation
 from nndiag.observe.taps import BATCH_FIRST, TapReader
-from nndiag.observe.watch import Watch
-from nndiag.observe.wiring import Wiring
+from nndiag.observe.watch import Call, Watch
+from nndiag.observe.wiring import Wiring, first_tensor
 from nndiag.snapshot import Gap, Key
-from nndiag.statistics import Moments, Statistic, Tails, Unreadable, canonical
+from nndiag.statistics import Answers, Moments, Statistic, Tails, Unreadable, canonical, unreadable
+
+ANSWERS = Key("", "output", "stream", "answers")
+"""Where the network's output in a training step is filed, with the gradient at it."""
 
 WINDOW_SAMPLES = 512
 """Samples of real batches that tail counts are kept for."""
@@ -146,6 +150,24 @@ class _StreamReader(TapReader):
         self._gradients = gradients
         self._on_fault = on_fault
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._depth = 0
+
+    def before(self, call: Call) -> None:
+        self._depth += 1
+        super().before(call)
+
+    def after(self, call: Call, output: Any) -> None:
+        super().after(call, output)
+        self._depth -= 1
+        tensor = first_tensor(output) if self._gradients and not self._depth else None
+        if tensor is not None and tensor.requires_grad and tensor.dim():
+            read = functools.partial(self._read_answers, tensor.detach())
+            self._handles.append(tensor.register_hook(Hook(read, self._on_fault)))
+
+    def _read_answers(self, output: Tensor, gradient: Tensor) -> None:
+        with torch.no_grad(), torch.autocast(gradient.device.type, enabled=False):
+            if output.is_floating_point() and unreadable(output) is None and unreadable(gradient) is None:
+                self.seen.add(ANSWERS, Answers.of(output, gradient))
 
     def on_weight_output(self, info: LayerInfo, output: Tensor) -> None:
         if self._gradients and output.requires_grad:

@@ -12,6 +12,9 @@ from nndiag.observe.observation import Observation
 from nndiag.snapshot import Gap, Key
 from nndiag.statistics import RowSignature, WeightLaw, as_reals, unreadable
 
+_TABLE_ENTRIES = 2**20
+"""Entries of a table of embeddings that are looked at, about."""
+
 Lookup = Callable[[str], Tensor | None]
 
 
@@ -41,6 +44,8 @@ def read_weights(
         if first and Need.WEIGHT_LAWS in needs and name is not None:
             weight = parameter(_full(info.name, name))
             if weight is not None and _has_law(weight):
+                if info.role == "embedding":  # rows are as good as drawn one by one, and may be a million
+                    weight = weight[:: max(1, weight.numel() // _TABLE_ENTRIES)]
                 seen.statistics[Key(info.name, "weight", "weights", "law")] = WeightLaw.of(weight)
     return seen
 
@@ -77,6 +82,8 @@ def _sign(
 
 def _drawn(info: LayerInfo) -> str | None:
     """The parameter whose law is sought: the weight, or the recurrent matrix."""
+    if info.role == "embedding":
+        return next((part.parameter for domain in info.domains for part in domain.parts), None)
     if info.role != "recurrent":
         return info.weight
     parts = (part for domain in info.domains for part in domain.parts)

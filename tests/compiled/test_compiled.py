@@ -53,9 +53,9 @@ def differing(bare: Run, watched: Run) -> int:
 
 
 OF_REAL_BATCHES = {
-    *("dropout_capacity/idle_in_training", "initialization/gradient_gain", "initialization/gradient_ratio"),
-    *("initialization/mean_square_gradient", "norm_drift/batch_z2", "norm_drift/input_icc"),
-    "norm_drift/values_per_statistic",
+    *("activation_shift/input_change", "dropout_capacity/idle_in_training", "initialization/gradient_gain"),
+    *("initialization/gradient_ratio", "initialization/mean_square_gradient", "norm_drift/batch_z2"),
+    *("norm_drift/input_icc", "norm_drift/values_per_statistic"),
 }
 """What cannot be read of a replay: gradients at outputs, and how training batches differ from each other."""
 

@@ -50,8 +50,8 @@ from .watched import changes, number, train, watched
 PLAIN, PLAIN_FAILING = with_plain_loop(MLP), with_plain_loop(FAILING)
 SUBSET = (MLP, CNN, LSTM, ACCUMULATION, NON_REENTRANT, SPECTRAL, GAN, WITNESS, PLAIN)
 TIMINGS: tuple[Timing, ...] = ("early", "late")
-OF_THE_END = {"the monitor", "the diagnosis", "the memory", "the report"}
-"""Features without which, or after which, there is no visit that could say what is off."""
+OF_THE_END = {"the report", "the monitor"}
+"""What makes the report cannot be in it, nor what fails when it is made."""
 
 Record = Callable[[str, object], None]
 

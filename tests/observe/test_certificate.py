@@ -316,3 +316,10 @@ def test_empty_complex_and_integer_outputs() -> None:
     assert compared(x, x[KEPT], 6, KEPT) == FIRST
     y = torch.arange(18).view(6, 3)
     assert compared(y, y[KEPT], 6, KEPT) == FIRST
+
+
+@pytest.mark.parametrize(("width", "samples"), [(1 << 19, 32), (8, 128)])
+def test_more_than_a_batch_is_gathered_only_where_outputs_are_small(width: int, samples: int) -> None:
+    """Of an output of 2 MiB a sample 32 fit into 64 MiB."""
+    probe = probe_of(nn.Linear(4, width), [draw(2, 4, seed=seed) for seed in range(64)])
+    assert (probe.certified, probe.is_complete, probe.n) == (True, True, samples)

@@ -107,3 +107,28 @@ def test_one_burst_doubles_the_stride_once():
     budget.charge(100, 60.0)
     budget.settle(50)
     assert budget.stride == 2
+
+
+@pytest.mark.parametrize(
+    ("every", "stride", "steps"),
+    [
+        (50, 1, [100, 150, 200]),
+        (50, 2, [100, 200]),
+        (1, 1, [100, 110, 120]),
+        (7, 1, [70, 84, 98, 112]),
+        (10, 1, [100, 110, 120]),
+    ],
+)
+def test_units_are_compared_once_a_burst_and_not_too_often(every: int, stride: int, steps: list[int]) -> None:
+    schedule = Schedule(every)
+    compared = [
+        step
+        for step in range(70, max(steps) + 5)
+        if schedule.is_visit(step, stride) and schedule.is_compared(step, stride)
+    ]
+    assert [step for step in compared if step >= min(steps)] == steps
+
+
+def test_units_are_compared_at_each_visit_of_start_up_and_at_the_last_step() -> None:
+    schedule = Schedule(50, total_steps=1000)
+    assert all(schedule.is_compared(step) for step in (*START_UP, 999))
