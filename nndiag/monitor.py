@@ -13,6 +13,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
 from nndiag import compat
+from nndiag.diagnosis import as_it_stands
 from nndiag.guard import Guard, guarded
 from nndiag.memory import Memory
 from nndiag.options import MonitorOptions
@@ -44,6 +45,8 @@ class Monitor:
         console: Whether to print a summary at the end.
         html: Whether to write an HTML report into ``log_dir``, or the path to write it to.
         stop_on: Not used by a plain loop; ask ``monitor.should_stop``.
+        merge_ranks: Of several processes, whether rank 0 shows the findings of all while they train. They are
+            passed on through the store that the processes met by, without a collective.
         strict: Whether nndiag's own faults raise (for tests).
 
     Raises:
@@ -81,6 +84,7 @@ class Monitor:
         console: bool = True,
         html: bool | str = False,
         stop_on: str | None = None,
+        merge_ranks: bool = False,
         strict: bool = False,
     ) -> None:
         self.options = MonitorOptions.checked(
@@ -97,6 +101,7 @@ class Monitor:
             console=console,
             html=html,
             stop_on=stop_on,
+            merge_ranks=merge_ranks,
             strict=strict,
         )
         self.guard = Guard(strict)
@@ -112,8 +117,7 @@ class Monitor:
     @property
     def report(self) -> Report:
         """The report as it stands, also after an exception."""
-        report = self.guard.call("the report", self._session.report) if self._session else None
-        return report if isinstance(report, Report) else Report.empty()
+        return as_it_stands(self.guard, self._session.report if self._session else None, Report.empty())
 
     @property
     def should_stop(self) -> bool:

@@ -164,6 +164,7 @@ class MonitorOptions:
     console: bool
     html: bool | str
     stop_on: Severity | None
+    merge_ranks: bool
     strict: bool
 
     @classmethod
@@ -183,6 +184,7 @@ class MonitorOptions:
         console: bool = True,
         html: bool | str = False,
         stop_on: str | None = None,
+        merge_ranks: bool = False,
         strict: bool = False,
     ) -> Self:
         """Checks every option.
@@ -201,7 +203,8 @@ class MonitorOptions:
             raise ConfigurationError.expected("log_dir", "a path, or None", log_dir)
         if not isinstance(html, bool) and not _is_path(html):
             raise ConfigurationError.expected("html", "True, False, or a path", html)
-        for argument, value in (("probe", probe), ("console", console), ("strict", strict)):
+        switches = {"probe": probe, "console": console, "merge_ranks": merge_ranks, "strict": strict}
+        for argument, value in switches.items():
             if not isinstance(value, bool):
                 raise ConfigurationError.expected(argument, "True or False", value)
         return cls(
@@ -214,6 +217,7 @@ class MonitorOptions:
             console=console,
             html=html if isinstance(html, bool) else os.fspath(html),
             stop_on=None if stop_on is None else Severity(stop_on),
+            merge_ranks=merge_ranks,
             strict=strict,
         )
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-import platform
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,12 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-import nndiag
 from nndiag.diagnosis import Diagnosis, Update
+from nndiag.facts import environment, is_at_rest, number, settings_of
 from nndiag.findings import Scalar, worst
 from nndiag.guard import Guard
 from nndiag.measures import Need
 from nndiag.memory import Memory
+from nndiag.noticeboard import Noticeboard, open_board
 from nndiag.observe.observers import Observers
 from nndiag.observe.schedule import START_UP, Budget, Schedule
 from nndiag.options import MonitorOptions
@@ -66,7 +66,7 @@ class Session:
         self.options = options
         self.schedule = Schedule(options.every_n or DEFAULT_CADENCE, total_steps)
         self.budget = Budget(options.max_overhead, clock)
-        self.diagnosis = Diagnosis(options.selection, _environment(total_steps))
+        self.diagnosis = Diagnosis(options.selection, environment(total_steps))
         needs: frozenset[Need] = frozenset().union(*(m.needs for m in self.diagnosis.measures))
         self.observers = Observers(root, options, needs, self.guard, clock)
         self.sinks = list(sinks)
@@ -81,6 +81,7 @@ class Session:
         self._first_step: int | None = None
         self._notes: list[str] = []
         self._memory: Memory | None = None
+        self._board: Noticeboard | None = None
 
     def begin_batch(self, step: int) -> None:
         """A training batch of optimizer step ``step`` is about to run; an error when the session is closed."""
@@ -144,16 +145,17 @@ class Session:
             if certify:
                 self._look()
             if self._is_visit:
-                self._settings |= _settings_of(groups)
+                self._settings |= settings_of(groups)
                 self._optimizers |= {id(optimizer)} if optimizer is not None else set()
                 self._settings["optimizers"] = len(self._optimizers)
                 self.guard.call(
                     *("the weights", self.observers.read_weights),
                     first=self._visits == 0,
+                    compare=self.schedule.is_compared(self._step, self.budget.stride),
                     only=parameters,
                     gradients=gradients,
                     scale=scale,
-                    idle=[p for group in groups if _is_at_rest(group) for p in group["params"]],
+                    idle=[p for group in groups if is_at_rest(group) for p in group["params"]],
                 )
             self._updated = True
 
@@ -185,6 +187,10 @@ class Session:
             update = self.guard.call("the diagnosis", self._diagnose, loss, labels)
             if update is None:
                 return None
+            if self._board is not None:
+                update = (
+                    self.guard.call("the exchange with other ranks", self._board.exchange, update) or update
+                )
             self.latest = update
             for sink in self.sinks:
                 self.guard.call(type(sink).__name__, sink.write, update)
@@ -212,8 +218,8 @@ class Session:
                 known = self._first_bad
                 self._first_bad = step if known is None else torch.minimum(known.to(step.device), step)
             return
-        number = _number(loss)
-        if number is not None and not math.isfinite(number) and self._first_bad is None:
+        found = number(loss)
+        if found is not None and not math.isfinite(found) and self._first_bad is None:
             self._first_bad = torch.tensor(self._step)
 
     def release(self) -> None:
@@ -247,14 +253,17 @@ class Session:
         """The report as it stands."""
         self.diagnosis.run |= {} if self._closed else self._account()
         self.diagnosis.note(*self.budget.notes)
-        return self.diagnosis.report()
+        self.guard.call("the report", self.diagnosis.tell_faults, self.guard.causes)
+        report = self.diagnosis.report()
+        return self._board.united(report) if self._board is not None else report
 
     def _diagnose(self, loss: Tensor | float | None, labels: Tensor | None) -> Update:
         observation = self.observers.take()
         facts: dict[str, Scalar] = {"total_steps": self.schedule.total_steps}
         facts["output_units"] = self.observers.wiring.output_units
-        facts["loss"] = _number(loss)
+        facts["loss"] = known = number(loss)
         facts["classes_seen"] = self._count_classes(labels)
+        facts |= self.guard.call("the loss", self.observers.loss_facts, loss, known, observation) or {}
         facts["probe_samples"] = self.observers.samples
         facts |= self._settings
         if self._first_bad is not None and int(self._first_bad) < _NEVER:
@@ -282,6 +291,8 @@ class Session:
     def _set_out(self, step: int) -> None:
         """Says where this process comes in, and where the run was taken up again."""
         self._first_step = step
+        if self.options.merge_ranks:
+            self._board = self.guard.call("the exchange with other ranks", open_board)
         rank, ranks = own_rank()
         if ranks > 1:
             self._notes.append(
@@ -336,6 +347,7 @@ class Session:
             "visits": self._visits,
             "last_step": self._last_step,
             "overhead": round(self.budget.share, 5),
+            "overhead_seconds": round(self.budget.spent_s, 4),
             "start_up_seconds": round(self.budget.start_up_s, 4),
             "cadence": self.schedule.cadence * self.budget.stride,
             "probe": self.observers.probe_state,
@@ -360,40 +372,3 @@ def _chance_kept() -> Iterator[None]:
         random.setstate(before[0])
         np.random.set_state(before[1])
         torch.set_rng_state(before[2])
-
-
-def _number(loss: Any) -> float | None:
-    """A scalar loss as a float; the only read of a device in a visit that is not a statistic."""
-    if isinstance(loss, Tensor):
-        return float(loss.detach()) if loss.numel() == 1 and not loss.is_complex() else None
-    return float(loss) if isinstance(loss, (int, float)) else None
-
-
-def _settings_of(groups: Sequence[Mapping[str, Any]]) -> dict[str, Scalar]:
-    """The largest learning rate and weight decay of an optimizer's groups."""
-    found: dict[str, Scalar] = {}
-    for name in ("lr", "weight_decay"):
-        values = [float(group[name]) for group in groups if _is_on_host(group.get(name))]
-        if values:
-            found[name] = max(values)
-    return found
-
-
-def _is_at_rest(group: Mapping[str, Any]) -> bool:
-    """Whether an optimizer's group has a learning rate of 0."""
-    rate = group.get("lr")
-    return _is_on_host(rate) and float(rate) == 0  # type: ignore[arg-type]
-
-
-def _is_on_host(value: object) -> bool:
-    """A number that costs nothing to read."""
-    return isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.device.type == "cpu")
-
-
-def _environment(total_steps: int | None) -> dict[str, Scalar]:
-    return {
-        "nndiag": nndiag.__version__,
-        "torch": str(torch.__version__),  # a class of its own
-        "python": platform.python_version(),
-        "total_steps": total_steps,
-    }

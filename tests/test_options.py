@@ -39,7 +39,7 @@ WRONG: dict[str, list[tuple[Any, str]]] = {
     "html": [(v, "True, False, or a path") for v in (3, None, b"x", ["x"], "", 1)],
     **{
         name: [(v, "True or False") for v in (1, 0, None, "no", "true", [])]
-        for name in ("probe", "console", "strict")
+        for name in ("probe", "console", "merge_ranks", "strict")
     },
 }
 for name in NAMES:
@@ -187,7 +187,8 @@ def test_defaults():
     assert options.selection == Selection()
     assert (options.every_n, options.probe, options.probe_samples) == (None, True, 128)
     assert (options.max_overhead, options.log_dir, options.console) == (0.03, None, True)
-    assert (options.html, options.stop_on, options.strict) == (False, None, False)
+    assert (options.html, options.stop_on) == (False, None)
+    assert (options.merge_ranks, options.strict) == (False, False)
 
 
 def test_right_values_are_taken(tmp_path: Path):

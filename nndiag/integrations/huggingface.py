@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from nndiag import compat
+from nndiag.diagnosis import as_it_stands
 from nndiag.errors import ConfigurationError, MissingDependencyError
 from nndiag.guard import Guard, Hook, guarded
 from nndiag.memory import Memory
@@ -68,6 +69,8 @@ class DiagnosticsCallback(TrainerCallback):
         console: Whether to print a summary at the end of training.
         html: Whether to write an HTML report beside the record, or the path to write it to.
         stop_on: Severity at which training is stopped; None never stops. Not used with several processes.
+        merge_ranks: Of several processes, whether rank 0 shows the findings of all while they train. They are
+            passed on through the store that the processes met by, without a collective.
         strict: Whether nndiag's own faults raise (for tests).
 
     Raises:
@@ -90,6 +93,7 @@ class DiagnosticsCallback(TrainerCallback):
         console: bool = True,
         html: bool | str = False,
         stop_on: str | None = None,
+        merge_ranks: bool = False,
         strict: bool = False,
     ) -> None:
         self.options = MonitorOptions.checked(
@@ -106,6 +110,7 @@ class DiagnosticsCallback(TrainerCallback):
             console=console,
             html=html,
             stop_on=stop_on,
+            merge_ranks=merge_ranks,
             strict=strict,
         )
         self.guard = Guard(strict)
@@ -117,10 +122,8 @@ class DiagnosticsCallback(TrainerCallback):
     @property
     def report(self) -> Report:
         """The report as it stands, also after an exception or Ctrl-C."""
-        if self._session is not None:
-            report = self.guard.call("the report", self._session.report)
-            return report if isinstance(report, Report) else self._report
-        return self._report
+        session = self._session
+        return as_it_stands(self.guard, session.report if session is not None else None, self._report)
 
     @guarded("the monitor", begins=True, lets_out=(ConfigurationError,))
     def on_train_begin(
@@ -129,7 +132,8 @@ class DiagnosticsCallback(TrainerCallback):
         """Starts a session."""
         self.close()
         rank = int(args.process_index)
-        if not is_enabled() or (rank and self.options.log_dir is None):
+        is_heard = self.options.log_dir is not None or self.options.merge_ranks
+        if not is_enabled() or (rank and not is_heard):
             return
         every_n = self.options.every_n or int(state.logging_steps) or DEFAULT_CADENCE
         options = replace(self.options.with_cadence(every_n), log_dir=self.options.log_dir or _log_dir(args))

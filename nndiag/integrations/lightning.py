@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from nndiag import compat
+from nndiag.diagnosis import as_it_stands
 from nndiag.errors import ConfigurationError
 from nndiag.guard import Guard, guarded
 from nndiag.layers import discover
@@ -64,6 +65,8 @@ class DiagnosticsMonitor(_Callback):
         html: Whether to write an HTML report beside the record, or the path to write it to.
         stop_on: Severity at which ``trainer.should_stop`` is set; None never stops. Not used with several
             processes: they would have to agree, and nndiag does not let them talk.
+        merge_ranks: Of several processes, whether rank 0 shows the findings of all while they train. They are
+            passed on through the store that the processes met by, without a collective.
         strict: Whether nndiag's own faults raise (for tests).
 
     Raises:
@@ -86,6 +89,7 @@ class DiagnosticsMonitor(_Callback):
         console: bool = True,
         html: bool | str = False,
         stop_on: str | None = None,
+        merge_ranks: bool = False,
         strict: bool = False,
     ) -> None:
         self.options = MonitorOptions.checked(
@@ -102,6 +106,7 @@ class DiagnosticsMonitor(_Callback):
             console=console,
             html=html,
             stop_on=stop_on,
+            merge_ranks=merge_ranks,
             strict=strict,
         )
         self.guard = Guard(strict)
@@ -116,10 +121,8 @@ class DiagnosticsMonitor(_Callback):
     @property
     def report(self) -> Report:
         """The report as it stands, also after an exception or Ctrl-C."""
-        if self._session is not None:
-            report = self.guard.call("the report", self._session.report)
-            return report if isinstance(report, Report) else self._report
-        return self._report
+        session = self._session
+        return as_it_stands(self.guard, session.report if session is not None else None, self._report)
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy or another process gets the options and the report, never the run."""
@@ -165,7 +168,8 @@ class DiagnosticsMonitor(_Callback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Starts a session."""
         resumed, self._resumed = self._resumed, {}
-        if not is_enabled() or not (trainer.is_global_zero or self.options.log_dir is not None):
+        is_heard = self.options.log_dir is not None or self.options.merge_ranks
+        if not is_enabled() or not (trainer.is_global_zero or is_heard):
             return
         if self.options.stop_on is not None and trainer.world_size > 1 and trainer.is_global_zero:
             _log.warning(

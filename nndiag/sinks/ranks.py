@@ -1,13 +1,10 @@
-"""Which of several processes this is, and one report out of what each of them found.
-
-Nothing here talks to another process: each writes a record of its own, and they are put together when read.
-"""
+"""Which of several processes this is, and one report out of what each of them found."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,32 +38,39 @@ def other_records(directory: Path) -> dict[int, Path]:
 
 
 def unite(reports: Mapping[int, Report], unread: Mapping[int, str]) -> Report:
-    """The report of rank 0 with the findings of all ranks.
-
-    Each rank judges its own readings: they are not added up. The evidence of a finding names the ranks that
-    found it; where they differ in how grave it is, the gravest is shown. Readings and coverage stay rank 0's.
+    """The first report with the findings of all; its readings and coverage stay.
 
     Args:
-        reports: By rank; one of rank 0 is among them.
+        reports: By rank, as a rule that of rank 0 first.
         unread: Why the record of a rank could not be read.
     """
-    first = reports[0]
+    first = next(iter(reports.values()))
     if len(reports) == 1 and not unread:
         return first
     names = ", ".join(map(str, reports))
     notes = [f"findings are of ranks {names}, each by its own readings; the readings shown are of rank 0"]
     notes += [f"the record of rank {rank} is left out: {reason}" for rank, reason in unread.items()]
+    findings = unite_findings({rank: report.findings for rank, report in reports.items()})
+    coverage = Coverage(first.coverage.entries, (*first.coverage.notes, *notes))
+    return replace(first, findings=findings, coverage=coverage, run={**first.run, "ranks": names})
+
+
+def unite_findings(ranks: Mapping[int, Sequence[Finding]]) -> tuple[Finding, ...]:
+    """The findings of all ranks, one a rule.
+
+    Each rank judges its own readings: they are not added up. The evidence of a finding names the ranks that
+    found it; where they differ in how grave it is, the gravest is shown.
+    """
+    if len(ranks) == 1:
+        return tuple(*ranks.values())
     found: dict[str, dict[int, Finding]] = {}
-    for rank, report in reports.items():
-        for finding in _all(report.findings):
+    for rank, findings in ranks.items():
+        for finding in _all(findings):
             found.setdefault(finding.rule, {})[rank] = finding
     stated: set[str] = set()
-    tops = [_united(top, found, stated) for report in reports.values() for top in report.findings]
-    findings = sorted(
-        (top for top in tops if top is not None), key=lambda f: (not f.is_active, -f.severity.rank)
-    )
-    coverage = Coverage(first.coverage.entries, (*first.coverage.notes, *notes))
-    return replace(first, findings=tuple(findings), coverage=coverage, run={**first.run, "ranks": names})
+    tops = [_united(top, found, stated) for findings in ranks.values() for top in findings]
+    united = (top for top in tops if top is not None)
+    return tuple(sorted(united, key=lambda f: (not f.is_active, -f.severity.rank)))
 
 
 def _all(findings: Iterable[Finding]) -> Iterable[Finding]:

@@ -11,18 +11,23 @@ import warnings
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
 import nndiag
+from nndiag.diagnosis import Update
+from nndiag.findings import Coverage
+from nndiag.noticeboard import Noticeboard
 from nndiag.sinks import read_run, rediagnose
 from nndiag.sinks.ranks import record_name
 
+from ..sinks.runs import finding
 from .comparing import differing
 from .processes import Outcomes, train_together
 from .programs import FEATURES, batches, loop
-from .test_exact import CASES, FAULTS
+from .test_exact import CASES, FAULTS, MERGED, bare_of
 from .test_records import STEPS, errors_of_merging
 from .worker import keep_snapshots
 
@@ -40,13 +45,11 @@ def trainings(pair: Outcomes) -> Table:
         values = sum(differing(rank[f"{case}, all"], rank[f"{case}, off"]) for rank in pair)
         table.add_row(case, " / ".join(map(str, counts)), str(values), watched["run"]["probe"])
     table.add_section()
-    values, more = 0, 0
-    for fault in FAULTS:
-        for rank in pair:
-            bare = rank[f"{fault.partition(',')[0]}, off"]
-            values += differing(rank[fault], bare)
-            more += rank[fault]["collectives"] != bare["collectives"]
-    table.add_row(f"{len(FAULTS)} faults on one rank", f"{more} runs differ", str(values), "")
+    groups = {f"{len(FAULTS)} faults on one rank": FAULTS, f"{len(MERGED)} with findings passed on": MERGED}
+    for name, cases in groups.items():
+        runs = [(rank[case], rank[bare_of(case)]) for case in cases for rank in pair]
+        more = sum(seen["collectives"] != bare["collectives"] for seen, bare in runs)
+        table.add_row(name, f"{more} runs differ", str(sum(differing(seen, bare) for seen, bare in runs)), "")
     return table
 
 
@@ -82,6 +85,21 @@ def merging(directory: Path) -> str:
     )
 
 
+def exchanging() -> str:
+    """What an exchange takes on rank 0, with a notice of three findings from each of 64 ranks."""
+    store = dist.TCPStore("127.0.0.1", 0, 1, True)
+    boards = [Noticeboard(store, rank, RECORDS) for rank in range(RECORDS)]
+    found = Update(0, {}, (), (finding(rule="ND101"), finding(), finding(rule="ND302")), Coverage(), False)
+    for board in boards:
+        board.exchange(found)
+    begin = time.perf_counter()
+    shown = boards[0].exchange(found)
+    seconds = time.perf_counter() - begin
+    return (
+        f"{len(shown.findings)} findings of {RECORDS} ranks, exchanged on rank 0 in {1000 * seconds:.1f} ms"
+    )
+
+
 def main() -> None:
     """The command."""
     warnings.simplefilter("ignore")
@@ -89,7 +107,7 @@ def main() -> None:
     console = Console() if sys.stdout.isatty() else Console(width=120)
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        console.print(trainings(train_together("exactness,faults", place, 600)))
+        console.print(trainings(train_together("exactness,faults,merged", place, 600)))
         keep_snapshots(place / "snapshots", 0, 1)
         errors = [errors_of_merging(place / "snapshots", step).values() for step in STEPS]
         count = sum(map(len, errors))
@@ -98,6 +116,7 @@ def main() -> None:
             f"{max(map(max, errors)):.1e} of the largest entry"
         )
         console.print(merging(place / "records"))
+        console.print(exchanging())
 
 
 if __name__ == "__main__":

@@ -18,4 +18,4 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def pair(place: Path) -> Outcomes:
     """What both ranks saw, by case."""
-    return train_together("exactness,faults", place)
+    return train_together("exactness,faults,merged", place)

@@ -15,6 +15,17 @@ CASES = (*LOOPS, *FITS)
 FAULTS = [f"ddp, {entry} fails on {rank}" for entry in ENTRIES for rank in range(RANKS)]
 FAULTS += [f"Lightning ddp, {entry} fails on {rank}" for entry in FIT_ENTRIES for rank in range(RANKS)]
 
+MERGED = [
+    f"{way}, {name}"
+    for way in ("merged", "merged by Lightning")
+    for name in ("rank 1 has a fault", "exchange fails on 0", "exchange fails on 1")
+]
+
+
+def bare_of(case: str) -> str:
+    """What a case is compared with."""
+    return "Lightning ddp, off" if "Lightning" in case else "ddp, off"
+
 
 def assert_same(watched: dict[str, Any], bare: dict[str, Any]) -> None:
     """Bit for bit, and collective for collective."""
@@ -36,7 +47,32 @@ def test_training_is_exact(pair: Outcomes, case: str, on: str) -> None:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_fault_on_one_rank_is_nobodys_concern(pair: Outcomes, fault: str) -> None:
     for rank in pair:
-        assert_same(rank[fault], rank[f"{fault.partition(',')[0]}, off"])
+        assert_same(rank[fault], rank[bare_of(fault)])
+
+
+@pytest.mark.parametrize("case", MERGED)
+def test_passing_findings_on_takes_no_collective_and_changes_nothing(pair: Outcomes, case: str) -> None:
+    for rank in pair:
+        assert_same(rank[case], rank[bare_of(case)])
+
+
+@pytest.mark.parametrize("way", ["merged", "merged by Lightning"])
+def test_rank_0_tells_what_rank_1_found(pair: Outcomes, way: str) -> None:
+    mine, other = (rank[f"{way}, rank 1 has a fault"] for rank in pair)
+    assert mine["ranks"]["ND902"] == "1"
+    assert mine["run"]["ranks"] == "0, 1"
+    assert "findings are of ranks 0, 1" in " ".join(mine["notes"])
+    assert other["ranks"]["ND902"] is None  # its own report is its own
+    assert "ranks" not in other["run"]
+    assert "ND902" not in pair[0]["Lightning ddp, all"]["findings"]
+
+
+@pytest.mark.parametrize("way", ["merged", "merged by Lightning"])
+def test_exchange_that_fails_leaves_each_rank_its_own_findings(pair: Outcomes, way: str) -> None:
+    for failing in (0, 1):
+        for number, rank in enumerate(pair):
+            seen = rank[f"{way}, exchange fails on {failing}"]
+            assert seen["ranks"].get("ND902", "absent") == (None if number == failing else "absent")
 
 
 @pytest.mark.parametrize("case", CASES)

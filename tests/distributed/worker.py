@@ -18,6 +18,7 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Str
 from torch import nn
 
 import nndiag
+from nndiag.noticeboard import Noticeboard
 from nndiag.session import Session
 
 from . import programs
@@ -37,7 +38,9 @@ def outcome(model: nn.Module, losses: list[float], report: nndiag.Report | None)
         seen |= {"run": dict(report.run), "notes": list(report.coverage.notes)}
         seen["readings"] = sorted({reading.tag for reading in report.readings})
         seen["gaps"] = sorted({entry.reason for entry in report.coverage if entry.status == "not observed"})
-        seen["findings"] = [finding.rule for top in report.findings for finding in top.walk()]
+        found = [finding for top in report.findings for finding in top.walk()]
+        seen["findings"] = [finding.rule for finding in found]
+        seen["ranks"] = {finding.rule: finding.evidence.get("ranks") for finding in found}
     return seen
 
 
@@ -46,7 +49,13 @@ def _local(tensor: Any) -> torch.Tensor:
 
 
 def looped(
-    make: Callable[[], nn.Module], *, on: str, directory: Path, join: bool = False, inner: bool = True
+    make: Callable[[], nn.Module],
+    *,
+    on: str,
+    directory: Path,
+    join: bool = False,
+    inner: bool = True,
+    **options: Any,
 ) -> Outcome:
     """A plain loop; ``inner`` watches the model within DDP."""
     rank, ranks = dist.get_rank(), dist.get_world_size()
@@ -57,7 +66,7 @@ def looped(
     is_on = on == "all" or (on == "rank 0" and rank == 0)
 
     def monitor(optimizer: torch.optim.Optimizer) -> nndiag.Monitor:
-        return nndiag.Monitor(watched, optimizer=optimizer, log_dir=directory, **OPTIONS)
+        return nndiag.Monitor(watched, optimizer=optimizer, log_dir=directory, **OPTIONS, **options)
 
     torch.manual_seed(5 + rank)
     with counted() as counts:
@@ -65,6 +74,27 @@ def looped(
             model, programs.batches(rank, ranks)[:steps], monitor if is_on else None, join=join
         )
     return outcome(model, losses, watching.report if watching else None) | {"collectives": dict(counts)}
+
+
+def merged(directory: Path) -> dict[str, Outcome]:
+    """Findings are passed on: rank 1 has one of its own, and the exchange fails on one rank in turn."""
+    seen: dict[str, Outcome] = {}
+    failing = {"rank 1 has a fault": (1, Session, "_watch_loss")}
+    failing |= {f"exchange fails on {rank}": (rank, Noticeboard, "exchange") for rank in (0, 1)}
+    for name, (rank, home, entry) in failing.items():
+        original = getattr(home, entry)
+        if dist.get_rank() == rank:
+            setattr(home, entry, _raise)
+        try:
+            seen[f"merged, {name}"] = looped(
+                **LOOPS["ddp"], on="all", directory=directory / name, merge_ranks=True
+            )
+            seen[f"merged by Lightning, {name}"] = fitted(
+                **FITS["Lightning ddp"], on="merged", directory=directory, merge_ranks=True
+            )
+        finally:
+            setattr(home, entry, original)
+    return seen
 
 
 def fitted(
@@ -192,6 +222,7 @@ PARTS: dict[str, Callable[[Path], dict[str, Outcome]]] = {
     "exactness": exactness,
     "faults": faults,
     "groups": groups,
+    "merged": merged,
 }
 
 

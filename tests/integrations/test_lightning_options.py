@@ -76,7 +76,8 @@ def test_every_option_is_keyword_only_and_typed() -> None:
     signature = inspect.signature(nndiag.DiagnosticsMonitor)
     assert list(signature.parameters) == [
         *("every_n_train_steps", "measures", "layers", "select", "ignore", "thresholds", "probe"),
-        *("probe_samples", "max_overhead", "log_dir", "console", "html", "stop_on", "strict"),
+        *("probe_samples", "max_overhead", "log_dir", "console", "html", "stop_on", "merge_ranks"),
+        "strict",
     ]
     for parameter in signature.parameters.values():
         assert parameter.kind is inspect.Parameter.KEYWORD_ONLY
