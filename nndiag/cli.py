@@ -87,7 +87,9 @@ def demo(
 
 @app.command()
 def check(
-    paths: Annotated[list[Path], typer.Argument(help="Checkpoints of one run, or folders of them.")],
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATHS", help="Checkpoints of one run, or folders of them.")
+    ],
     format_: Annotated[Format, typer.Option("--format")] = Format.TEXT,
     output: Output = None,
     fail_on: FailFrom = FailOn.CRITICAL,
@@ -120,14 +122,14 @@ def check(
             raise typer.BadParameter("needs --model, --data and one checkpoint", param_hint="--repair-bn")
         offline.check_free(repair_bn)
     net = None if model is None else offline.model_of(model)
-    net = net if lightning is None else offline.lightning_of(lightning, paths)
+    net = net if lightning is None else offline.lightning_of(lightning, list(map(Path, paths)))
     batches = None if data is None else offline.data_of(data)
     with _progress() as progress:
         result = offline.check(
             paths, net, batches, select=select, ignore=ignore, log_dir=log_dir, progress=progress
         )
     if repair_bn is not None and net is not None and batches is not None:
-        offline.repair(offline.Subject(net, batches), paths[0], repair_bn)
+        offline.repair(offline.Subject(net, batches), Path(paths[0]), repair_bn)
     _show(result, format_, output, result.to_html)
     raise typer.Exit(_exit_code(result, fail_on))
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from nndiag.findings import Coverage, CoverageEntry, Finding, Reading, Scalar
+from nndiag.guard import Guard
 from nndiag.layers import LayerInfo
 from nndiag.ledger import Ledger
 from nndiag.measures import MEASURES, ON_DEMAND, Measure, Visit
@@ -99,9 +100,22 @@ class Diagnosis:
         self.history.add(step, layers, readings)
         self.coverage = coverage
         findings = self.ledger.judge(self.history, self.measures, source)
-        signature = tuple((f.rule, f.status, f.severity, f.layers) for top in findings for f in top.walk())
+        signature = tuple(
+            (f.rule, f.status, f.severity, frozenset(f.layers)) for top in findings for f in top.walk()
+        )
         changed, self._signature = signature != self._signature, signature
         return Update(step, layers, tuple(readings), findings, coverage, changed, snapshot)
+
+    def tell_faults(self, causes: Mapping[str, str]) -> None:
+        """Says which features of nndiag failed, where no visit after it could: none came, or none could be read."""
+        told = self.history.series.get(("coverage", "features_with_faults", None))
+        if causes.keys() <= set(told.last.detail if told else ()):
+            return
+        step = max(self.history.step, 0)
+        reading = Reading(
+            "coverage", "features_with_faults", None, step, float(len(causes)), detail=dict(causes)
+        )
+        self.add_readings(step, {}, [reading], self.coverage)
 
     def report(self) -> Report:
         """The state of the diagnosis after the newest visit."""
@@ -131,6 +145,24 @@ def _facts(snapshot: Snapshot) -> list[Reading]:
             yield Reading("run", name, None, snapshot.step, float(value))
 
     return [r for name, value in snapshot.facts.items() for r in reading(name, value)]
+
+
+def as_it_stands(guard: Guard, read: Callable[[], Report] | None, last: Report) -> Report:
+    """The report of a session; without one the last that is known, or one that says what failed.
+
+    Args:
+        guard: Of the monitor.
+        read: Gives the session's report; None: there is no session.
+        last: What is known from earlier.
+    """
+    report = guard.call("the report", read) if read is not None else None
+    if isinstance(report, Report):
+        return report
+    if last == Report.empty() and guard.causes:
+        blind = Diagnosis()
+        blind.tell_faults(guard.causes)
+        return blind.report()
+    return last
 
 
 def diagnose(snapshots: Iterable[Snapshot], selection: Selection | None = None) -> Report:

@@ -97,7 +97,7 @@ class Ledger:
                     continue
                 threshold = self._selection.thresholds.get(rule.id, rule.threshold)
                 needed = 1 if rule.persistence == "at once" or source == "checkpoint" else 2
-                for layer in _read_now(history, rule):
+                for layer in history.read_now(rule.measure, rule.reads, *rule.also_reads):
                     verdict = rule.judge(View(history, rule.measure, layer, threshold, source))
                     if isinstance(verdict, Abstention):
                         continue
@@ -107,9 +107,13 @@ class Ledger:
 
     def findings(self, history: History, measures: Sequence[Measure]) -> tuple[Finding, ...]:
         """One finding a rule, symptoms under their causes, the worst first."""
-        rules = [rule for measure in measures for rule in measure.rules]
-        stated = [self._state(rule, history) for rule in rules]
-        return _order(_group([f for f in stated if f is not None], history, self._harmless()), history)
+        tracks: dict[str, dict[str | None, _Track]] = {}
+        for (id_, layer), track in self._tracks.items():
+            if track.has_spoken and self._is_wanted(id_, layer, track):
+                tracks.setdefault(id_, {})[layer] = track
+        rules = [rule for measure in measures for rule in measure.rules if rule.id in tracks]
+        stated = [self._state(rule, tracks[rule.id], history) for rule in rules]
+        return _order(_group(stated, history, self._harmless()), history)
 
     def _harmless(self) -> frozenset[str]:
         """Rules that speak at present of things that bring nothing about."""
@@ -126,16 +130,9 @@ class Ledger:
         """Asked of what is said, not of what is filed: only a verdict knows the layers that it names."""
         return self._selection.judges(rule, layer, track.verdict.places if track.verdict else ())
 
-    def _state(self, rule: Rule, history: History) -> Finding | None:
-        tracks = {
-            layer: track
-            for (id_, layer), track in self._tracks.items()
-            if id_ == rule.id and track.has_spoken and self._is_wanted(id_, layer, track)
-        }
+    def _state(self, rule: Rule, tracks: Mapping[str | None, _Track], history: History) -> Finding:
         active = {layer: track for layer, track in tracks.items() if track.is_active}
         spoken = active or tracks
-        if not spoken:
-            return None
         ordered = sorted(spoken.items(), key=lambda item: _rank(rule, item[1], _depth(history, item[0])))
         verdicts = tuple(track.verdict for _, track in ordered if track.verdict is not None)
         places = [
@@ -173,15 +170,6 @@ def _severity(verdicts: Sequence[Verdict], history: History, *, is_over: bool) -
     if fell is not None and fell >= LEARNS:
         return Severity.INFO
     return max((v.severity for v in verdicts), key=lambda severity: severity.rank)
-
-
-def _read_now(history: History, rule: Rule) -> list[str | None]:
-    """The layers whose deciding reading was taken at the newest step."""
-    return [
-        layer
-        for (measure, name, layer), series in history.series.items()
-        if measure == rule.measure and name == rule.reads and series.last.step == history.step
-    ]
 
 
 def _depth(history: History, layer: str | None) -> int:
@@ -233,8 +221,12 @@ def _explains(cause: Finding, symptom: Finding, history: History) -> bool:
     rule = RULES[cause.rule]
     if symptom.rule not in rule.explains or (symptom.is_active and not cause.is_active):
         return False
+    if symptom.rule in rule.spares(cause.evidence):
+        return False
     if rule.acts_by_updates and symptom.first_step == 0:
         return False
+    if RULES[symptom.rule].acts_by_updates and cause.last_clean_step is not None:
+        return False  # it came with the updates, and does not explain them
     is_ahead = _first_depth(cause.layers, history) <= _first_depth(symptom.layers, history)
     was_there = cause.first_step <= symptom.first_step or cause.last_clean_step is None
     return was_there and (is_ahead or rule.is_of_run)

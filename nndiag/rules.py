@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 import statistics
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from nndiag.findings import Reading, Scalar, Severity
 from nndiag.layers import LayerInfo
+
+Total = TypeVar("Total")
 
 _RECENT = 8
 """Readings a series keeps besides its first: enough for every rule's window, and bounded."""
@@ -59,17 +61,32 @@ class History:
         self.step = -1
         self.layers: dict[str, LayerInfo] = {}
         self.series: dict[tuple[str, str, str | None], Series] = {}
+        self._newest: dict[tuple[str, str], list[str | None]] = {}
+        self._totals: dict[tuple[str, str], Any] = {}
 
     def add(self, step: int, layers: Mapping[str, LayerInfo], readings: Sequence[Reading]) -> None:
         """Takes the readings of one visit."""
         self.step = step
         self.layers |= layers
+        self._newest, self._totals = {}, {}
         for reading in readings:
             key = (reading.measure, reading.name, reading.layer)
+            self._newest.setdefault(key[:2], []).append(reading.layer)
             if key in self.series:
                 self.series[key].add(reading)
             else:
                 self.series[key] = Series(reading)
+
+    def read_now(self, measure: str, *names: str) -> list[str | None]:
+        """The layers of which one of some readings was taken at the newest step."""
+        return list(dict.fromkeys(layer for name in names for layer in self._newest.get((measure, name), ())))
+
+    def once(self, measure: str, name: str, compute: Callable[[], Total]) -> Total:
+        """What is the same for all layers: computed for the first that asks at a visit, and kept for the others."""
+        if (measure, name) not in self._totals:
+            self._totals[measure, name] = compute()
+        found: Total = self._totals[measure, name]
+        return found
 
     def latest(self) -> list[Reading]:
         """The newest reading of every series."""
@@ -115,6 +132,30 @@ class View:
         series = self.series(name)
         return series.first if series else None
 
+    def across(self, name: str, measure: str | None = None) -> Iterator[tuple[str, Series]]:
+        """The histories of one reading of all layers."""
+        for layer in self.history.layers:
+            series = self.history.series.get((measure or self.measure, name, layer))
+            if series is not None:
+                yield layer, series
+
+    def across_now(self, name: str, measure: str | None = None) -> Iterator[tuple[str, Reading]]:
+        """The readings of all layers at the newest step."""
+        for layer, series in self.across(name, measure):
+            if series.last.step == self.step:
+                yield layer, series.last
+
+    def guessing(self) -> float | None:
+        """The loss of an answer that ignores the sample; None where the loss is of no known kind.
+
+        Of cross entropy, with equal odds: the logarithm of the number of classes. Of a mean squared error, with 0:
+        the mean square of the targets.
+        """
+        known = self.run("loss_of_guessing")
+        if known is None:
+            return None
+        return statistics.median(reading.value for reading in (known.first, *known.recent))
+
     def run(self, name: str) -> Series | None:
         """The history of a fact of the run: ``loss``, ``total_steps``, ``output_units`` ..."""
         return self.history.series.get(("run", name, None))
@@ -122,12 +163,14 @@ class View:
     def loss_fell(self) -> float | None:
         """The share by which the loss has fallen since the first visit; None where it is not known.
 
-        The middle one of the newest losses is taken: a single batch can be easy.
+        The middle one of the newest losses is taken: a single batch can be easy. What a loss was above that of
+        guessing tells nothing of what was learned, only of how the weights began.
         """
-        loss = self.run("loss")
+        loss, guessing = self.run("loss"), self.guessing()
         if loss is None or not math.isfinite(loss.first.value) or loss.first.value == 0:
             return None
-        return (loss.first.value - _middle(loss, 0)) / abs(loss.first.value)
+        began = loss.first.value if guessing is None else min(loss.first.value, guessing)
+        return (began - _middle(loss, 0)) / abs(began) if began else None
 
     def has_learned(self) -> bool:
         """Whether the loss has fallen by a quarter, or is that of a classifier that had learned before."""
@@ -219,7 +262,7 @@ class Case:
     @property
     def worst(self) -> str:
         """The layer that a message's numbers belong to."""
-        return self.layers[0] if self.layers else self.where
+        return _in_words(self.layers[0]) if self.layers else self.where
 
     @property
     def others(self) -> str:
@@ -228,15 +271,20 @@ class Case:
         if not rest:
             return ""
         more = f" and {len(rest) - 4} more" if len(rest) > 4 else ""
-        return f" Over the limit, too: {', '.join(rest[:4])}{more}."
+        return f" Over the limit, too: {', '.join(map(_in_words, rest[:4]))}{more}."
 
     @property
     def where(self) -> str:
         """The layers in words: "fc1", "fc1 and fc2", "fc1 and 3 more layers"."""
         if not self.layers:
             return "the run"
-        names = [layer or "the model" for layer in self.layers]
+        names = list(map(_in_words, self.layers))
         return " and ".join(names) if len(names) <= 2 else f"{names[0]} and {len(names) - 1} more layers"
+
+
+def _in_words(layer: str) -> str:
+    """A layer in a sentence, where a bare number would be read as one."""
+    return f"layer {layer}" if layer.isdecimal() else layer or "the model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,9 +315,13 @@ class Rule:
     judge: Callable[[View], Verdict | Abstention | None]
     advise: Callable[[Case], Advice]
     threshold: float
+    also_reads: tuple[str, ...] = ()
+    """Further readings, each of which is enough for it to judge."""
     persistence: Persistence = "two of three"
     lead: Literal["worst", "earliest"] = "worst"
     explains: tuple[str, ...] = ()
+    spares: Callable[[Mapping[str, Scalar]], tuple[str, ...]] = lambda evidence: ()
+    """Which of ``explains`` a finding with this evidence cannot bring about."""
     lower_is_worse: bool = False
     is_of_run: bool = False
     """Whether the cause lies in the run as a whole (learning rate, depth): no layer is ahead of it."""

@@ -328,6 +328,47 @@ def test_a_layer_of_another_shape_has_no_movement(tmp_path: Path) -> None:
     assert taken(nndiag.check(series(tmp_path, states)), "movement", "b") is None
 
 
+def growing(factors: list[float], others: float = 1.0, start: float = 0.3) -> list[dict[str, Tensor]]:
+    """Three layers, of which one is multiplied by a factor after the other."""
+    sizes, states = [1.0], []
+    for factor in factors:
+        sizes.append(sizes[-1] * factor)
+    for number, size in enumerate(sizes):
+        moved = {name: others**number * start * rows(seed=seed) for seed, name in enumerate("abc")}
+        states.append({f"{name}.weight": size * w if name == "b" else w for name, w in moved.items()})
+    return states
+
+
+@pytest.mark.parametrize(
+    ("factors", "others", "speaks"),
+    [
+        ([4.0, 3.0, 3.0], 1.0, True),
+        ([1.0, 8.0, 1.6], 1.1, True),
+        ([4.0, 3.0, 1.4, 1.0], 1.0, False),  # it has come to rest
+        ([8.0], 1.0, False),  # one interval is no trend
+        ([1.6, 1.6], 1.0, False),  # within the usual scale
+        ([4.0, 3.0, 3.0], 1.5, False),  # all grow
+    ],
+)
+def test_a_layer_that_runs_away(factors: list[float], others: float, speaks: bool, tmp_path: Path) -> None:
+    report = nndiag.check(series(tmp_path, growing(factors, others)))
+    finding = found(report, "ND603")
+    assert (finding is not None and finding.is_active) is speaks
+    if speaks:
+        assert the(report, "ND603").layers == ("b",)
+        assert taken(report, "growth", "b").value == pytest.approx(factors[-1] * others)  # type: ignore[union-attr]
+
+
+def test_a_layer_that_began_at_zero_may_grow(tmp_path: Path) -> None:
+    """The second half of an adapter: its first growth is infinite, and it ends within the usual scale."""
+    sizes = (0.0, 0.05, 0.2, 0.6)
+    states = [
+        {f"{n}.weight": rows(seed=k) * (size if n == "b" else 1.0) for k, n in enumerate("abc")}
+        for size in sizes
+    ]
+    assert alarms(nndiag.check(series(tmp_path, states))) == []
+
+
 # --- normalizations -------------------------------------------------------------------------------------------
 
 
@@ -932,3 +973,19 @@ def test_what_cannot_be_copied_safely_is_not_repaired(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="holds more than tensors and plain values"):
         repair(Subject(network(), batches()), path, out)
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "is a folder without a checkpoint in it$"),
+        ("nndiag.jsonl", "which nndiag report reads$"),
+        ("checkpoints/last.ckpt", "those of the run are in its folder checkpoints$"),
+    ],
+)
+def test_a_folder_of_a_run_says_where_to_look(content: str, words: str, tmp_path: Path) -> None:
+    if content:
+        (tmp_path / content).parent.mkdir(exist_ok=True)
+        (tmp_path / content).write_text("{}")
+    with pytest.raises(CheckpointError, match=words):
+        nndiag.check(tmp_path)

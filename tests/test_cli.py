@@ -123,7 +123,7 @@ def test_bad_usage_is_status_2(arguments: tuple[str, ...]) -> None:
         (("report",), "'run_dir'"),
         (("report", "x", "--fail-on", "sometimes"), "--fail-on"),
         (("rules", "--format", "html"), "text, json or markdown"),
-        (("check",), "'paths'"),
+        (("check",), "'PATHS'"),
         (("compare", "a", "b", "--format", "html"), "text or json"),
         (("explain", "--x\x1b[31m\n"), "--x"),
     ],
@@ -427,6 +427,13 @@ def test_a_checkpoint_that_cannot_be_read(command: str, tmp_path: Path, shell: S
     status, out, err = shell(command, good, bad)
     assert (status, out) == (2, "")
     assert "is of no kind that is known" in one_line(err)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_an_address_is_said_as_it_was_given(shell: Shell) -> None:
+    status, out, err = shell("check", "https://example.invalid/model.pt")
+    assert (status, out) == (2, "")
+    assert "https://example.invalid/model.pt is an address" in one_line(err)
 
 
 # --- check with a model -----------------------------------------------------------------------------------------

@@ -384,6 +384,12 @@ def test_a_harmless_note_explains_nothing(synthetic_rules):
     assert tree(pair(synthetic_rules, judge=note).visit({("B", "fc2"): 2, ("A", "fc1"): 2})) == ["B", "A"]
 
 
+@pytest.mark.parametrize(("value", "expected"), [(2, [["A", "B"]]), (3, ["A", "B"])])
+def test_what_a_cause_of_this_kind_cannot_bring_about_stands_beside_it(synthetic_rules, value, expected):
+    watched = pair(synthetic_rules, spares=lambda evidence: ("B",) if evidence["seen"] == 3 else ())
+    assert tree(watched.visit({("A", "fc1"): value, ("B", "fc2"): 2})) == expected
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_no_finding_is_lost_and_none_is_said_twice(synthetic_rules, seed):
     """Whatever explains whatever, in whatever order things happen."""

@@ -58,6 +58,13 @@ def open_checkpoint(path: Path, stack: contextlib.ExitStack) -> Contents:
     return contents
 
 
+def _hint(path: Path, names: set[str]) -> str:
+    """Where Lightning has put the checkpoints of a run, or what the folder holds instead."""
+    if "checkpoints" in names and (path / "checkpoints").is_dir():
+        return ": those of the run are in its folder checkpoints"
+    return ": it holds the record of a run, which nndiag report reads" if "nndiag.jsonl" in names else ""
+
+
 def checkpoints_in(path: Path) -> tuple[Path, ...]:
     """The checkpoints at a path: itself where it is one, else those in the folder, by the numbers in their names.
 
@@ -75,7 +82,7 @@ def checkpoints_in(path: Path) -> tuple[Path, ...]:
             raise CheckpointError(
                 "holds parts of a checkpoint without the index that says how they belong together"
             )
-        raise CheckpointError("is a folder without a checkpoint in it")
+        raise CheckpointError(f"is a folder without a checkpoint in it{_hint(path, names)}")
     return tuple(sorted(found, key=lambda each: natural(each.name)))
 
 

@@ -133,7 +133,7 @@ class _Reader:
             self.seen.statistics[Key(layer, "grad", "weights", f"flow/{own}")] = ParameterFlow(
                 entries=torch.tensor(stored.numel),
                 weight=torch.tensor(square**0.5, dtype=torch.float64),
-                gradient_peak=torch.tensor(0.0),
+                gradient_scale=torch.tensor(0.0),
                 gradient_rest=torch.tensor(0.0),
                 non_finite=torch.tensor(bad),  # of the parameter: there is no gradient
                 saliency=torch.empty(0),

@@ -28,6 +28,7 @@ from nndiag.functional import (
     variance_share,
 )
 from nndiag.layers import LayerInfo
+from nndiag.measures import input_change
 from nndiag.measures.base import Measure, Need, Visit
 from nndiag.measures.norm_warm_up import is_warming_up
 from nndiag.measures.stored_parameters import NO_ACTIVATIONS
@@ -58,7 +59,8 @@ MAX_UNITS = 1024
 
 
 def read(visit: Visit) -> Iterator[Reading | CoverageEntry]:
-    """Readings of every layer whose output an activation reads, and of the output layer."""
+    """Readings of every layer whose output an activation reads, of the output layer, and of the network's input."""
+    yield from input_change.read(visit.now)
     for info in visit.now.layers.values():
         if not _is_judged(visit.now, info):
             yield CoverageEntry(info.name, _NAME, "not applicable", "not the input of an activation")
@@ -145,7 +147,9 @@ def _why(visit: Visit, layer: str) -> str:
         return "a shift needs two visits with the same samples"
     gaps = (now.gaps.get(Gap(layer, "output", observer)) for observer in ("probe", "stream"))
     reason = next((gap for gap in gaps if gap), None)
-    if reason is None and any(key.statistic == "moments" for key in now.statistics if key.layer == layer):
+    if reason is None and (
+        now.get(layer, "output", "probe", "moments") or now.get(layer, "output", "stream", "moments")
+    ):
         reason = "no unit tells samples apart"
     return reason or "not called in the observed steps"
 
@@ -197,6 +201,16 @@ def _judge_fast(view: View) -> Verdict | Abstention | None:
     return Verdict(severity, reading.value, evidence)
 
 
+def _is_everywhere(view: View, limit: float) -> bool:
+    """Whether half of the layers move too far: a learning rate is one for all, and few have causes of their own."""
+    middle = view.history.once(
+        _NAME,
+        "median of step_shift",
+        lambda: statistics.median(reading.value for _, reading in view.across_now("step_shift")),
+    )
+    return middle > limit
+
+
 def _is_new_data(view: View) -> bool:
     """Whether batches hold other classes than those before: then it is not the learning rate alone."""
     labels = view.of(None).now("label_dispersion", "norm_drift")
@@ -205,9 +219,12 @@ def _is_new_data(view: View) -> bool:
 
 def _judge_jump(view: View) -> Verdict | Abstention | None:
     """ND102: an interval's shift above five times the layer's own median, and above 0.02."""
+    changed = input_change.judge(view)
+    if changed is not None:
+        return changed
     series = view.series("interval_shift")
     if series is None or series.last.step != view.step:
-        return None
+        return ABSTAIN
     now = series.last
     steps = int(now.detail["steps"] or 1)
     usual = [
@@ -249,7 +266,8 @@ def _risen_rate(view: View, series: Series) -> dict[str, Scalar]:
     old = None if rates is None else next((r.value for r in rates.recent if r.step == before), None)
     if rates is None or old is None or not rates.last.value > 2 * old:
         return {}
-    return {"lr": rates.last.value, "lr_before": old}
+    highest = max(r.value for r in (rates.first, *list(rates.recent)[:-1]))
+    return {"lr": rates.last.value, "lr_before": old, "lr_highest_before": highest}
 
 
 def _rounded(value: Scalar) -> Scalar:
@@ -272,14 +290,16 @@ def _advise_fast(case: Case) -> Advice:
 
 def _advise_jump(case: Case) -> Advice:
     e = case.leading.evidence
-    rate = ""
+    if "input_change" in e:
+        return input_change.advise(case)
+    rate, cause = "", "See what changed at that time: the learning rate, the data, a layer that was unfrozen."
     if "lr_before" in e:
-        rate = f" In between, the learning rate rose from {e['lr_before']:g} to {e['lr']:g}: let it stay below that."
+        rate = f" In between, the learning rate rose from {e['lr_before']:g} to {e['lr']:g}."
+        cause = f"Keep the learning rate at {e['lr_highest_before']:g} or below: so far it never was larger."
     return Advice(
         f"Between two visits {case.where} moved by {e['sigma_equiv']} standard deviations (shift {e['shift']}; its"
         f" median is {e['median_shift']}).{rate}",
-        "See what changed at that time: the learning rate, the data, a layer that was unfrozen. If nothing was meant"
-        " to, clip gradients or lower the learning rate."
+        f"{cause} If nothing was meant to change, clip gradients or lower the learning rate."
         " It worked when `nndiag/activation_shift/interval_shift` stays within five times its median.",
     )
 
@@ -287,7 +307,7 @@ def _advise_jump(case: Case) -> Advice:
 MEASURE = Measure(
     name=_NAME,
     summary="How far the distribution of each unit moves on the same samples: a step, an interval, since the start.",
-    needs=frozenset({Need.OUTPUT_MOMENTS, Need.NORM_STATE}),
+    needs=frozenset({Need.OUTPUT_MOMENTS, Need.NORM_STATE, Need.BATCH_MEANS}),
     read=read,
     rules=(
         Rule(
@@ -312,6 +332,7 @@ MEASURE = Measure(
             measure=_NAME,
             summary="a layer moved much further than it usually does between two visits",
             reads="interval_shift",
+            also_reads=("input_change",),
             judge=_judge_jump,
             advise=_advise_jump,
             threshold=0.02,

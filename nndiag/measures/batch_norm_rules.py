@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 
 from nndiag.findings import Reading, Scalar, Severity
 from nndiag.measures.batch_norm_settings import SETTING, STALE, is_mistaken
-from nndiag.rules import Advice, Case, Rule, Verdict, View
+from nndiag.rules import ABSTAIN, Abstention, Advice, Case, Rule, Verdict, View
 
 _NAME = "norm_drift"
 
@@ -24,6 +25,12 @@ NOISE = 0.2
 
 TINY = 4.0
 """Values a statistic below which running averages scatter too: that they look stale has the same cause."""
+
+PAIR = 2.0
+"""Values a statistic of which only signs are left: x - mean is d / 2 and -d / 2, and their deviation d / 2."""
+
+SETTLED = 60
+"""Steps after which a network with such a normalization should have learned in spite of it."""
 
 FEW_VALUES = 16.0
 
@@ -66,31 +73,49 @@ def _judge_running(view: View) -> Verdict | None:
         factor = WORTHLESS / STALE
         severity = Severity.CRITICAL if reading.value > factor * view.threshold else Severity.WARNING
     e |= {"distance": round(reading.value, 5), "resolution": round(floor, 5), "samples": reading.n}
+    probed = view.run("probe_samples")
+    if probed is not None and (reading.n or 0) >= 2 * probed.last.value:
+        e["uses"] = int((reading.n or 0) // probed.last.value)
     return Verdict(severity, reading.value, e)
+
+
+def _cause_of_staleness(e: Mapping[str, Scalar]) -> str:
+    """What to change so that running statistics are those of the data."""
+    momentum, batch = float(e["momentum"] or 0), e.get("batch_distance")
+    if momentum < 0.05:
+        return (
+            f"Raise the momentum from {momentum:g} to 0.1 (0.01 needs 459 steps to forget its initial value, 0.001"
+            " needs 4,603)."
+        )
+    if "uses" in e:
+        return (
+            f"A batch passes it {e['uses']} times, in different places: its running statistics are of all of them at"
+            " once. Give each place a normalization of its own."
+        )
+    if isinstance(batch, float) and batch < float(e["distance"] or 0) / 4:
+        return (
+            "Training batches do agree with them, so what reaches the layer in evaluation is something else: dropout"
+            " or noise in front of it acts in training only. Move that behind the normalization, or make it smaller."
+        )
+    return (
+        "Either batches are not alike (shuffle the training data), or the weights move faster than the average"
+        " follows (lower the learning rate towards the end)."
+    )
 
 
 def _advise_running(case: Case) -> Advice:
     e = case.leading.evidence
-    momentum = float(e["momentum"] or 0)
     sigmas = (8 * float(e["distance"] or 0)) ** 0.5
-    slow = momentum < 0.05
     message = (
         f"The running statistics of {case.where} are not those of the data: squared Hellinger distance"
         f" {e['distance']}"
         f" to the moments of {e['samples']} samples at the present weights, as much as a shift by"
         f" {sigmas:.2f} standard"
-        f" deviations. Evaluation uses them after {e['tracked']} batches of momentum {momentum:g}."
-    )
-    cause = (
-        f"Raise the momentum from {momentum:g} to 0.1 (0.01 needs 459 steps to forget its initial value, 0.001"
-        " needs 4,603)."
-        if slow
-        else "The weights move faster than the average follows, or evaluation data are unlike training batches: lower"
-        " the learning rate towards the end."
+        f" deviations. Evaluation uses them after {e['tracked']} batches of momentum {float(e['momentum'] or 0):g}."
     )
     return Advice(
         message,
-        f"{cause} To repair a trained network, recompute the statistics: reset_running_stats(),"
+        f"{_cause_of_staleness(e)} To repair a trained network, recompute the statistics: reset_running_stats(),"
         " momentum=None, and pass"
         " 1,000 or more shuffled training samples in training mode without gradients (PreciseBN)."
         " It worked when `nndiag/norm_drift/running_distance` is below 0.005 and the evaluation metric rises.",
@@ -169,11 +194,22 @@ def _advise_stale(case: Case) -> Advice:
     )
 
 
-def _judge_noise(view: View) -> Verdict | None:
+def _judge_pairs(view: View) -> Verdict | Abstention | None:
+    """ND404 of a layer that normalizes pairs: of each it gives 1 and -1, whatever was in them."""
+    series = view.series("values_per_statistic")
+    if series is None or statistics.median(reading.value for reading in series.recent) > PAIR:
+        return None
+    if view.step < SETTLED:
+        return ABSTAIN
+    severity = Severity.INFO if view.has_learned() or view.loss_fell() is None else Severity.WARNING
+    return Verdict(severity, None, {"values_per_statistic": series.last.value, "fault": "pairs"})
+
+
+def _judge_noise(view: View) -> Verdict | Abstention | None:
     """ND404: outputs depend on which other samples are in the batch, statistics are fresh, values are few."""
     gap = view.now("train_eval_gap")
     if gap is None:
-        return None
+        return _judge_pairs(view) if view.layer is not None else None
     noise, values = gap.detail.get("noise_share"), gap.detail.get("values_per_statistic")
     if not isinstance(noise, float) or not isinstance(values, (int, float)) or values > FEW_VALUES:
         return None
@@ -184,8 +220,19 @@ def _judge_noise(view: View) -> Verdict | None:
     return Verdict(severity, noise, dict(gap.detail) | {"gap": round(gap.value, 4)}, places)
 
 
+def _advise_pairs(case: Case) -> Advice:
+    return Advice(
+        f"{case.where} normalizes two values at a time: of any two different ones it makes 1 and -1, so that nothing"
+        " but which is larger gets through.",
+        "Give it more samples at once: with gradient accumulation a batch of the loop counts, not that of the update."
+        " It worked when `nndiag/norm_drift/values_per_statistic` is 16 or more.",
+    )
+
+
 def _advise_noise(case: Case) -> Advice:
     e = case.leading.evidence
+    if e.get("fault") == "pairs":
+        return _advise_pairs(case)
     values = float(e["values_per_statistic"] or 1)
     return Advice(
         f"A mean and variance of {case.where} rest on {values:.0f} values (samples times positions): which"
@@ -223,7 +270,8 @@ def _judge_likeness(view: View) -> Verdict | None:
     grave = icc.value > _LARGE_ICC and bool(layers) and z2 > _CLEAR_Z
     if labels is not None:
         grave = grave and is_mistaken(view)
-    return Verdict(Severity.WARNING if grave else Severity.INFO, None, evidence | {"worst_z2": round(z2, 3)})
+    severity = Severity.WARNING if grave else Severity.INFO
+    return Verdict(severity, None, evidence | {"worst_z2": round(z2, 3)}, is_harmless=not grave)
 
 
 def _likeness(icc: Reading | None, labels: Reading | None) -> dict[str, Scalar]:
@@ -299,10 +347,11 @@ RULES = (
         measure=_NAME,
         summary="too few values a statistic: outputs depend on which samples share a batch",
         reads="train_eval_gap",
+        also_reads=("values_per_statistic",),
         judge=_judge_noise,
         advise=_advise_noise,
         threshold=NOISE,
-        explains=("ND401", "ND402", "ND403"),
+        explains=("ND101", "ND312", "ND401", "ND402", "ND403"),
     ),
     Rule(
         id="ND405",

@@ -44,15 +44,27 @@ def _judge_setting(view: View) -> Verdict | None:
     fault = _fault(reading.detail) or ("set back" if _is_set_back(view) else _foreign(view))
     if fault is None:
         return None
+    if fault == "never updated" and reading.detail["untouched"] and _is_idle(view):
+        fault = "never used"
     moved = float(reading.detail.get("moved") or 0)
-    grave = fault in ("momentum 0", "never updated", "evaluates its initial values", *stored_norms.GRAVE) or (
-        fault in ("moves while frozen", "unfrozen") and moved > STALE
-    )
+    grave = fault in (
+        "momentum 0",
+        "never updated",
+        "never used",
+        "evaluates its initial values",
+        *stored_norms.GRAVE,
+    ) or (fault in ("moves while frozen", "unfrozen") and moved > STALE)
     grave = grave or (fault == "other data" and not view.had_learned())
     grave = grave or (fault in ("set back", "newest only") and is_mistaken(view))
     severity = Severity.WARNING if grave else Severity.INFO
     told = {"tracked": reading.detail["tracked"]} if "stored" in reading.detail else dict(reading.detail)
     return Verdict(severity, None, told | {"fault": fault})
+
+
+def _is_idle(view: View) -> bool:
+    """Whether no batch was seen to pass the layer, and no gradient came back from it."""
+    silent = view.series("silent_share", "gradient_flow")
+    return view.series("values_per_statistic") is None and silent is not None and silent.last.value == 1.0
 
 
 def _foreign(view: View) -> str | None:
@@ -93,6 +105,9 @@ def _fault(d: Mapping[str, Scalar]) -> str | None:
     return "updated twice" if isinstance(updates, float) and updates > 1.9 else None
 
 
+_FELT_IN_TRAINING = ("evaluates its initial values", "other data", "unfrozen")
+"""Faults that change what the layers behind are given while training; the others are felt in evaluation."""
+
 _FAULTS: Mapping[str, tuple[str, str]] = {
     **stored_norms.FAULTS,
     "set back": (
@@ -119,6 +134,11 @@ _FAULTS: Mapping[str, tuple[str, str]] = {
         "trains with batch statistics, but its running statistics do not move",
         "Let the training forward pass reach the layer's own buffers (functional_call with copied buffers, or an"
         " update that is undone, do not).",
+    ),
+    "never used": (
+        "gets no batch in training: if evaluation sends anything through it, its initial statistics (0, 1) are used",
+        "Check what decides which normalization a batch goes through (a domain, a mode, a flag that is not passed"
+        " on); take the layer out if nothing is meant to.",
     ),
     "moves while frozen": (
         "has frozen gains behind frozen weights, but is in training mode: it normalizes by batches and overwrites the"
@@ -161,5 +181,6 @@ SETTING = Rule(
     judge=_judge_setting,
     advise=_advise_setting,
     threshold=0.0,
-    explains=("ND401", "ND402", "ND403", "ND404"),
+    explains=("ND101", "ND202", "ND311", "ND312", "ND401", "ND402", "ND403", "ND404"),
+    spares=lambda e: () if e.get("fault") in _FELT_IN_TRAINING else ("ND101", "ND202", "ND311", "ND312"),
 )

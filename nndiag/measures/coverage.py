@@ -62,7 +62,9 @@ def _judge_unseen(view: View) -> Verdict | None:
 
 
 def _judge_faults(view: View) -> Verdict | None:
-    return _judge("features_with_faults", Severity.INFO, view)
+    """A note, unless no visit was ever read: then nothing is known of the network, and "ok" would be a guess."""
+    is_blind = view.series("layers_not_observed") is None
+    return _judge("features_with_faults", Severity.WARNING if is_blind else Severity.INFO, view)
 
 
 def _judge_refused(view: View) -> Verdict | None:
@@ -81,8 +83,10 @@ def _advise_unseen(case: Case) -> Advice:
 
 def _advise_faults(case: Case) -> Advice:
     what = "; ".join(f"{feature}: {cause}" for feature, cause in case.leading.evidence.items())
+    is_blind = case.leading.severity is Severity.WARNING
+    blind = " Nothing was observed: this says nothing about the network." if is_blind else ""
     return Advice(
-        f"Parts of nndiag failed and are switched off if they keep failing. Training is not affected. {what}.",
+        f"Parts of nndiag failed and are switched off if they keep failing. Training is not affected. {what}.{blind}",
         "Please report this with the text above. `strict=True` raises the fault where it happens.",
     )
 

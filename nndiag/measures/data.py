@@ -74,8 +74,8 @@ def _read_input(now: Snapshot, info: LayerInfo, moments: Moments) -> Iterator[Re
 
 def _twins(moments: Moments, constant: torch.Tensor) -> int:
     """Columns whose mean and variance equal another one's to the last digits."""
-    pairs = torch.stack([moments.mean, moments.m2], 1)[~constant]
-    return len(pairs) - len(torch.unique(pairs, dim=0)) if len(pairs) else 0
+    pairs = zip(moments.mean[~constant].tolist(), moments.m2[~constant].tolist(), strict=True)
+    return int((~constant).sum()) - len(set(pairs))
 
 
 def _judge_scale(view: View) -> Verdict | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nndiag.findings import Scalar, Severity
+from nndiag.findings import Reading, Scalar, Severity
 from nndiag.functional import GRID
 from nndiag.rules import ABSTAIN, LEARNS, Abstention, Advice, Case, Rule, Verdict, View
 
@@ -20,12 +20,15 @@ Nor is it judged where a sample has several positions: a readout that sees them 
 MIN_KEPT = 2.0
 """Units that must be kept on average, wherever the dropout stands."""
 
+FEW_KEPT, SETTLED = 6.0, 60
+"""Units kept on average, in a network that has learned nothing by that step; 6.4 or more in healthy runs."""
+
 IDLE = 0.005
 """Disagreement of masks below which dropout hardly does anything."""
 
 
 def _judge_capacity(view: View) -> Verdict | Abstention | None:
-    """ND501: fewer than two units kept, the output dropped, or too few degrees of freedom for the classes."""
+    """ND501: hardly any unit kept, the output dropped, or too few degrees of freedom for the classes."""
     kept, dof = view.now("kept_units"), view.now("effective_dof")
     if kept is None:
         return None
@@ -46,10 +49,10 @@ def _judge_capacity(view: View) -> Verdict | Abstention | None:
         return Verdict(Severity.WARNING, kept.value, evidence | {"fault": "kept"})
     needed = max(1, classes - 1)
     if dof is None or not classes or not _can_judge(dof.detail, classes, dof.n or 0):
-        return None
+        return _judge_few(view, kept, evidence)
     upper = float(dof.detail["upper"] or 0)
     if upper >= needed or float(evidence.get("at p=0") or 0) < needed:  # then it is not the dropout
-        return None
+        return _judge_few(view, kept, evidence)
     if dof.detail.get("bn_warmup") and _safe_p(evidence, needed) == 0:
         return ABSTAIN  # statistics that are not those of the data yet make features look nearly constant
     evidence |= {"needed": needed, "fault": "freedom", "upper": round(upper, 3)}
@@ -57,6 +60,15 @@ def _judge_capacity(view: View) -> Verdict | Abstention | None:
     learns = fell is not None and fell >= LEARNS
     severity = Severity.WARNING if upper < view.threshold * needed and not learns else Severity.INFO
     return Verdict(severity, dof.value, evidence)
+
+
+def _judge_few(view: View, kept: Reading, evidence: dict[str, Scalar]) -> Verdict | Abstention | None:
+    """ND501 where degrees of freedom do not say it: few units kept, and nothing learned in time."""
+    if kept.value >= FEW_KEPT or float(kept.detail["p"] or 0) <= 0.5 or view.has_learned():
+        return None
+    if view.step < SETTLED or view.loss_fell() is None:
+        return ABSTAIN
+    return Verdict(Severity.WARNING, kept.value, evidence | {"fault": "kept"})
 
 
 def _can_judge(detail: dict[str, Scalar] | object, classes: int, rows: int) -> bool:
@@ -104,11 +116,7 @@ def _judge_idle(view: View) -> Verdict | None:
     reading, outputs = view.now("disagreement"), view.run("output_units")
     if reading is None or outputs is None or outputs.last.value < 2 or reading.value >= view.threshold:
         return None
-    spare = [
-        series.last.value
-        for (measure, name, _), series in view.history.series.items()
-        if measure == _NAME and name == "effective_dof" and series.last.step == view.step
-    ]
+    spare = [reading.value for _, reading in view.across_now("effective_dof")]
     if not spare or min(spare) <= 5 * (outputs.last.value - 1):
         return None
     evidence: dict[str, Scalar] = {
@@ -190,12 +198,12 @@ RULES = (
         id="ND501",
         name="dropout-capacity-low",
         measure=_NAME,
-        summary="dropout leaves too little for the outputs, fewer than two units, or acts on the output",
+        summary="dropout leaves too little for the outputs, hardly any unit, or acts on the output",
         reads="kept_units",
         judge=_judge_capacity,
         advise=_advise_capacity,
         threshold=0.5,
-        explains=("ND404", "ND601", "ND311"),
+        explains=("ND404", "ND601", "ND311", "ND603"),
         lower_is_worse=True,
     ),
     Rule(

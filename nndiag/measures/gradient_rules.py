@@ -6,7 +6,7 @@ import math
 import statistics
 
 from nndiag.findings import Reading, Scalar, Severity
-from nndiag.measures import learning_rate, parameter_rules, weight_scale
+from nndiag.measures import learning_rate, parameter_rules, runaway, weight_scale
 from nndiag.rules import ABSTAIN, LEARNS, Abstention, Advice, Case, Rule, Verdict, View
 
 _NAME = "gradient_flow"
@@ -92,11 +92,7 @@ def _judge_exploding(view: View) -> Verdict | Abstention | None:
 
 def _steepest(view: View) -> Reading | None:
     """The recurrent layer in which gradients grow the most on their way back in time."""
-    read = [
-        series.last
-        for (measure, name, layer), series in view.history.series.items()
-        if measure == _NAME and name == "saliency_ratio" and layer and series.last.step == view.step
-    ]
+    read = (reading for layer, reading in view.across_now("saliency_ratio") if layer)
     return max(read, key=lambda reading: reading.value, default=None)
 
 
@@ -123,6 +119,8 @@ def _judge_update(view: View) -> Verdict | Abstention | None:
     A step larger than the weights themselves throws the initialization away, and counts for as long as the network
     has not learned in spite of it. Where gradients have faded, small steps are not the learning rate's doing.
     """
+    if view.source == "checkpoint":
+        return runaway.judge(view)
     reading, first, fell = view.now("update_ratio"), view.first("update_ratio"), view.loss_fell()
     if reading is None or first is None:
         return None
@@ -244,6 +242,8 @@ def _growth(case: Case) -> str:
 
 
 def _advise_update(case: Case) -> Advice:
+    if "growth" in case.leading.evidence:
+        return runaway.advise(case)
     e, ratio = case.leading.evidence, float(case.leading.evidence["update_ratio"] or 0)
     if "lr_before" in e:
         return Advice(
@@ -276,7 +276,8 @@ def _advise_update(case: Case) -> Advice:
         what,
         f"Lower the learning rate (now {e.get('lr')}) by about {factor:.0f} times, or add warm-up;"
         " clip gradients (torch.nn.utils.clip_grad_norm_) where single batches do it."
-        " It worked when `nndiag/gradient_flow/update_ratio` is below 0.1; about 0.001 is usual.",
+        f" It worked when `nndiag/gradient_flow/update_ratio` is below {0.1 if ratio > 0.1 else 0.01:g}; about 0.001"
+        " is usual.",
     )
 
 
@@ -331,6 +332,7 @@ RULES = (
         measure=_NAME,
         summary="a step changes a weight matrix by far too much, or hardly at all",
         reads="update_ratio",
+        also_reads=("growth",),
         judge=_judge_update,
         advise=_advise_update,
         threshold=0.1,

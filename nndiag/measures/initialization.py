@@ -46,7 +46,10 @@ def read(visit: Visit) -> Iterator[Reading | CoverageEntry]:
         for info in now.layers.values():
             if info.role == "recurrent":
                 yield from _read_recurrent_law(now, info)
+            elif info.role == "embedding":
+                yield from _read_embedding(now, info)
     flows = [(info, m) for info in layers if (m := _moments(now, info, "grad_output")) is not None]
+    yield from _read_loss(now)
     yield from _read_gradients(visit, flows)
     yield from _read_signal(now, layers)
     flowing = {info.name for info, _ in flows}
@@ -124,6 +127,15 @@ def _read_recurrent_law(now: Snapshot, info: LayerInfo) -> Iterator[Reading]:
         yield Reading(_NAME, "recurrent_gain", info.name, now.step, gain, error, count, None, detail)
 
 
+def _read_embedding(now: Snapshot, info: LayerInfo) -> Iterator[Reading]:
+    """Of a table of vectors: the mean square of its entries, which is what the layers behind it are given."""
+    law = now.get(info.name, "weight", "weights", "law")
+    if isinstance(law, WeightLaw):
+        detail: dict[str, Scalar] = {"std": round(float(law.std), 6), "width": info.units}
+        square, count = float(law.std) ** 2, int(law.entries)
+        yield Reading(_NAME, "embedding_square", info.name, now.step, square, None, count, None, detail)
+
+
 def _read_scale(now: Snapshot, info: LayerInfo, fan_in: int) -> Iterator[Reading]:
     """What the norm of a weight says alone: the gain, and not the law."""
     flow = now.get(info.name, "grad", "weights", f"flow/{info.weight or 'weight'}")
@@ -144,6 +156,13 @@ def _read_scale(now: Snapshot, info: LayerInfo, fan_in: int) -> Iterator[Reading
     )
 
 
+def _read_loss(now: Snapshot) -> Iterator[Reading]:
+    """The loss over that of guessing: of a network that begins well about 1, or its own noise is on top."""
+    loss, guessing = now.facts.get("loss"), now.facts.get("loss_of_guessing")
+    if isinstance(loss, float) and isinstance(guessing, float) and guessing > 0:
+        yield Reading(_NAME, "loss_over_guessing", None, now.step, loss / guessing)
+
+
 def _read_gradients(visit: Visit, flows: list[tuple[LayerInfo, Moments]]) -> Iterator[Reading]:
     now, age = visit.now, visit.now.step - visit.first.step
     squares = [_gradient_square(moments) for _, moments in flows]
@@ -159,6 +178,7 @@ def _read_gradients(visit: Visit, flows: list[tuple[LayerInfo, Moments]]) -> Ite
     gain = total_gain(squares)
     detail: dict[str, Scalar] = {"first": flows[0][0].name, "last": flows[-1][0].name, "layers": len(flows)}
     detail |= {"shrinking": _blamed(flows, steep=False), "growing": _blamed(flows, steep=True)}
+    detail["gain_of_layers"] = total_gain(_whole_squares(flows))
     yield Reading(_NAME, "gradient_gain", None, now.step, gain, detail=detail)
 
 
@@ -174,13 +194,18 @@ def _gradient_square(moments: Moments) -> float:
     return float(squares.mean())
 
 
+def _whole_squares(flows: list[tuple[LayerInfo, Moments]]) -> list[float]:
+    """Of whole layers: He's initialization by fan_in keeps these, whatever the widths."""
+    return [_gradient_square(moments) * moments.n.numel() for _, moments in flows]
+
+
 def _blamed(flows: list[tuple[LayerInfo, Moments]], *, steep: bool) -> str:
     """The layers that do at least half of their even share of the change, the worst first.
 
     Judged by the gradient of a whole layer, not of a unit: to spread few outputs over many units, as each
     head does, is no fault of its weights.
     """
-    ratios = gradient_ratios([_gradient_square(moments) * moments.n.numel() for _, moments in flows])
+    ratios = gradient_ratios(_whole_squares(flows))
     logs = [math.log(max(ratio, 1e-300)) if math.isfinite(ratio) else 700.0 for ratio in ratios]
     even = sum(logs) / len(logs)
     limit = even / 2 if (even > 0) == steep else even

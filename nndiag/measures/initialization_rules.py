@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from nndiag.findings import Reading, Scalar, Severity
-from nndiag.measures import weight_scale
+from nndiag.measures import loud_start, weight_scale
 from nndiag.measures.weight_scale import OFF, over_critical
-from nndiag.rules import Advice, Case, Rule, Verdict, View
+from nndiag.rules import Abstention, Advice, Case, Rule, Verdict, View
 
 _NAME = "initialization"
 
@@ -22,12 +23,9 @@ PATIENCE = 40
 
 
 def _is_learning(view: View) -> bool:
-    """Whether the loss has left its first value by 5%; unknown counts as yes."""
-    loss = view.run("loss")
-    if loss is None or not math.isfinite(loss.first.value):
-        return True
-    start = loss.first.value
-    return min(reading.value for reading in loss.recent) < start - 0.05 * abs(start)
+    """Whether the loss is 5% below its first value, and below that of guessing; unknown counts as yes."""
+    fell = view.loss_fell()
+    return fell is None or fell >= 0.05 or view.is_improving()
 
 
 def _is_late(view: View, first: Reading) -> bool:
@@ -69,7 +67,23 @@ def _judge_vanishing(view: View) -> Verdict | None:
     )
     places = tuple(str(blamed).split("|")) if blamed else (str(gain.detail["first"]),)
     places = _heads_last(view, (*places, *_off_scale(view, large=False)))
-    return Verdict(_severity(view, first), gain.value, _evidence(view, gain), places)
+    evidence, tables = _evidence(view, gain), _loud_tables(view)
+    if tables and gain.value < view.threshold:
+        places, evidence["embedding_std"] = tuple(tables), max(tables.values())
+    return Verdict(_severity(view, first), gain.value, evidence, places)
+
+
+def _loud_tables(view: View) -> dict[str, float]:
+    """Tables of embeddings that drown whatever is added to them, and their standard deviations.
+
+    The branches of a residual stream give numbers of about unit scale; a normalization of their sum divides the
+    gradient of each by the scale of the largest.
+    """
+    return {
+        layer: math.sqrt(series.first.value)
+        for layer, series in view.across("embedding_square")
+        if series.first.value > OFF
+    }
 
 
 def _heads_last(view: View, places: tuple[str, ...]) -> tuple[str, ...]:
@@ -86,16 +100,17 @@ def _off_scale(view: View, *, large: bool) -> list[str]:
     return [layer for layer, ratio in ratios if (ratio > OFF if large else 0 < ratio < 1 / OFF)]
 
 
-def _judge_exploding(view: View) -> Verdict | None:
+def _judge_exploding(view: View) -> Verdict | Abstention | None:
     """ND312: total gain above 1e3; or it was at the first visit, and the loss, far above chance, is so still."""
     gain, first = view.now("gradient_gain"), view.first("gradient_gain")
     if gain is None or first is None:
-        return None
+        return loud_start.judge(view)
     is_stuck = _severity(view, first) is Severity.WARNING
     is_lasting = first.value > view.threshold and (view.is_far_above_chance() or is_stuck)
+    is_lasting |= is_stuck and float(first.detail.get("gain_of_layers") or 0) > view.threshold
     shown = first if is_lasting and gain.value <= view.threshold else gain
-    if shown.value <= view.threshold:
-        return None
+    if shown.value <= view.threshold and not is_lasting:
+        return loud_start.judge(view)
     places = tuple(str(shown.detail["growing"]).split("|"))
     severity = Severity.WARNING if is_lasting else _severity(view, first)
     places = _heads_last(view, (*places, *_off_scale(view, large=True)))
@@ -111,24 +126,42 @@ def _advise_vanishing(case: Case) -> Advice:
     )
     if isinstance(signal, (int, float)) and signal < MIN_SIGNAL:
         message += f" Behind the last hidden layer only {signal:.1%} of the signal tells samples apart."
+    if "embedding_std" in e:
+        std = float(e["embedding_std"] or 0)
+        return Advice(
+            f"{message} The vectors of {case.where} have a standard deviation of {std:.3g}:"
+            " what is added to them is drowned, and the normalization behind divides its gradient by that.",
+            f"Draw {case.where} with a standard deviation of 1 or less (0.02 is usual in transformers)."
+            " It worked when `nndiag/initialization/gradient_gain` at step 0 is between 0.001 and 1000.",
+        )
     factor = f" by about {each**-0.5:.1f} each" if 0 < each < 1 else ""
     change = (
         f"Raise the initial weights of {case.where}{factor}: torch.nn.init.kaiming_normal_ for ReLU,"
-        " xavier_normal_ with gain 5/3 for tanh; for sigmoid stacks use tanh or ReLU, residual connections or"
-        " normalization. It worked when `nndiag/initialization/gradient_gain` at step 0 is between 0.001 and 1000."
+        " xavier_normal_ with gain 5/3 for tanh, biases of zero; in stacks of sigmoids use ReLU, ELU or tanh,"
+        " residual connections or normalization."
+        " It worked when `nndiag/initialization/gradient_gain` at step 0 is between 0.001 and 1000."
     )
     return Advice(message, change)
 
 
+def _further(e: Mapping[str, Scalar]) -> str:
+    first, guessing = e.get("first_loss"), e.get("loss_of_guessing")
+    if not isinstance(first, float) or not isinstance(guessing, float) or first <= loud_start.LOUD * guessing:
+        return ""
+    return f", and further until the first loss ({first:.3g}) is near that of guessing ({guessing:.2g})"
+
+
 def _advise_exploding(case: Case) -> Advice:
     e = case.leading.evidence
+    if "loss_over_guessing" in e:
+        return loud_start.advise(case)
     gain = float(e["gradient_gain"] or 0)
     each = gain ** (1 / max(1, int(e["layers"] or 2) - 1)) if math.isfinite(gain) else math.inf
     message = f"The squared gradient grows {gain:.1e} times from the output to the first layer ({each:.2g} a layer)."
     factor = f" by about {each**0.5:.1f} each" if math.isfinite(each) else ""
     change = (
-        f"Divide the initial weights of {case.where}{factor}, or use torch.nn.init.kaiming_normal_ (ReLU) or"
-        " xavier_normal_ (tanh); clip gradients meanwhile."
+        f"Divide the initial weights of {case.where}{factor}{_further(e)}, or use"
+        " torch.nn.init.kaiming_normal_ (ReLU) or xavier_normal_ (tanh); clip gradients meanwhile."
         " It worked when `nndiag/initialization/gradient_gain` at step 0 is between 0.001 and 1000."
     )
     return Advice(message, change)
@@ -177,7 +210,7 @@ RULES = (
         threshold=1e-3,
         persistence="at once",
         is_of_run=True,
-        explains=("ND313", "ND601", "ND605"),
+        explains=("ND313", "ND601", "ND605", "ND101", "ND102"),
         lower_is_worse=True,
     ),
     Rule(
@@ -186,12 +219,13 @@ RULES = (
         measure=_NAME,
         summary="the gradient grows beyond measure on its way to the first layer",
         reads="gradient_gain",
+        also_reads=("loss_over_guessing",),
         judge=_judge_exploding,
         advise=_advise_exploding,
         threshold=1e3,
         persistence="at once",
         is_of_run=True,
-        explains=("ND602", "ND313"),
+        explains=("ND602", "ND313", "ND101", "ND102", "ND201", "ND202", "ND203", "ND408", "ND603"),
     ),
     Rule(
         id="ND313",

@@ -60,10 +60,9 @@ def read(visit: Visit) -> Iterator[Reading | CoverageEntry]:
         elif not info.trainable and now.source == "live":
             yield CoverageEntry(info.name, _NAME, "not applicable", "frozen")
         elif not signatures:
-            reason = now.gaps.get(
-                Gap(info.name, "weight", "weights"), "fewer than two incoming weights a unit"
-            )
-            yield CoverageEntry(info.name, _NAME, "not observed", reason)
+            reason = now.gaps.get(Gap(info.name, "weight", "weights")) or _too_few(now, info)
+            if reason is not None:  # else its units were not compared at this visit
+                yield CoverageEntry(info.name, _NAME, "not observed", reason)
         else:
             yield from _read_layer(visit, info, signatures, len(judged))
 
@@ -76,6 +75,12 @@ def _signatures(now: Snapshot, info: LayerInfo) -> list[RowSignature]:
     return [
         part for part in parts if isinstance(part, RowSignature) and int(part.dims) > 1 and part.units > 1
     ]
+
+
+def _too_few(now: Snapshot, info: LayerInfo) -> str | None:
+    is_narrow = info.fan_in is not None and info.fan_in < 2
+    was_compared = bool(now.parts(info.name, "weight", "weights", "signature"))
+    return "fewer than two incoming weights a unit" if is_narrow or was_compared else None
 
 
 def _read_layer(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from nndiag.findings import Reading, Scalar, Severity
 from nndiag.functional import UNKNOWN_LAW
-from nndiag.rules import ABSTAIN, Abstention, Advice, Case, Rule, Verdict, View
+from nndiag.rules import ABSTAIN, LEARNS, Abstention, Advice, Case, Rule, Verdict, View
 
 _NAME = "gradient_flow"
 
 SILENT_VISITS = 9
 """Visits without a gradient before a parameter is said to receive none: the first one and the eight newest."""
+
+SETTLED = 60
+"""Steps before a network has stopped learning rather than not begun."""
 
 SILENT_SHARE = 0.25
 """Share of all trainable numbers without a gradient from which that is a warning: an unused head is not."""
@@ -61,13 +64,14 @@ def _judge_stored_silence(reading: Reading) -> Verdict | Abstention | None:
 
 def _total(view: View, name: str) -> int:
     """A sum over all layers of the optimizer that were read at this step."""
-    return sum(
-        int(series.last.detail[name] or 0)
-        for (measure, reading, _), series in view.history.series.items()
-        if measure == _NAME
-        and reading == "silent_share"
-        and series.last.step == view.step
-        and series.last.detail.get("owned", True)
+    return view.history.once(
+        _NAME,
+        name,
+        lambda: sum(
+            int(reading.detail[name] or 0)
+            for _, reading in view.across_now("silent_share", _NAME)
+            if reading.detail.get("owned", True)
+        ),
     )
 
 
@@ -93,9 +97,23 @@ def _judge_resting(view: View) -> Verdict | Abstention | None:
     evidence["initial_law"] = _random_law(view)
     if not detail["owned"] or evidence["lr"] == 0.0:
         is_grave = evidence["initial_law"] is not None and any("weight" in name for name in always)
+        is_grave = is_grave or (not detail["owned"] and _is_missed(view))
     else:
         is_grave = bool(evidence["lr"]) and not view.had_learned()  # who has learned has hardly a gradient
     return Verdict(Severity.WARNING if is_grave else Severity.INFO, series.last.value, evidence)
+
+
+def _is_missed(view: View) -> bool:
+    """Whether what no optimizer holds is most of what asks for gradients, and the rest has stopped short of learning.
+
+    Who trains a head alone may have left the body out on purpose: then the head learns.
+    """
+    rows = [reading for _, reading in view.across_now("silent_share", _NAME)]
+    left = sum(int(row.detail["entries"] or 0) for row in rows if not row.detail.get("owned", True))
+    whole = sum(int(row.detail["entries"] or 0) for row in rows)
+    fell = view.loss_fell()
+    has_stopped = view.step >= SETTLED and not view.is_improving() and not view.has_rivals
+    return left > whole / 2 and has_stopped and fell is not None and fell < LEARNS
 
 
 def _judge_frozen(view: View, reading: Reading) -> Verdict | None:
@@ -104,9 +122,7 @@ def _judge_frozen(view: View, reading: Reading) -> Verdict | None:
     if law is None or not law.detail.get("as_drawn"):
         return None
     frozen = (
-        layer
-        for (measure, name, layer), series in view.history.series.items()
-        if (measure, name) == (_NAME, "resting_share") and series.last.detail.get("frozen")
+        layer for layer, series in view.across("resting_share", _NAME) if series.last.detail.get("frozen")
     )
     drawn = [found for layer in frozen if (found := _drawn(view.of(layer))) is not None]
     learned = [found.layer for found in drawn if found.detail["laws"] == UNKNOWN_LAW]
@@ -185,15 +201,16 @@ def _advise_resting(case: Case) -> Advice:
             " It worked when `nndiag/gradient_flow/resting_share` of this layer is 0.",
         )
     why = (
-        "their updates are smaller than the precision of the weights can hold: keep float32 master weights, or"
-        " raise the learning rate"
+        "Most likely something puts them back after each step (load_state_dict, a copy of an average of weights):"
+        " take that out. Or their updates are smaller than the precision of the weights can hold: keep float32 master"
+        " weights, or raise the learning rate"
         if e["in_optimizer"] and e["lr"]
-        else "they are in no optimizer, or its learning rate is 0: pass them to the optimizer, or set"
+        else "Most likely they are in no optimizer, or its learning rate is 0: pass them to the optimizer, or set"
         " requires_grad_(False) to save their gradients"
     )
     return Advice(
         f"{e['parameters']} of {case.where} get gradients, and did not move at any of {e['visits']} visits.{fresh}",
-        f"Most likely {why}. It worked when `nndiag/gradient_flow/resting_share` of this layer is 0.",
+        f"{why}. It worked when `nndiag/gradient_flow/resting_share` of this layer is 0.",
     )
 
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 
 from nndiag.findings import CoverageEntry, Reading, Scalar, Severity
 from nndiag.layers import LayerInfo
-from nndiag.measures import attention_rule, weight_scale
+from nndiag.measures import attention_rule, squashed_output, weight_scale
 from nndiag.measures.base import Measure, Need, Visit
 from nndiag.measures.stored_parameters import NO_ACTIVATIONS
 from nndiag.rules import LEARNS, Advice, Case, Rule, Verdict, View
@@ -49,7 +49,8 @@ LAYER_SAMPLES = 128
 
 
 def read(visit: Visit) -> Iterator[Reading | CoverageEntry]:
-    """Readings of every activation and attention layer."""
+    """Readings of every activation and attention layer, and of an output that the loss squashes once more."""
+    yield from squashed_output.read(visit.now)
     for info in visit.now.layers.values():
         if info.role == "activation" and info.edges not in (None, (None, None)):
             yield from _read_activation(visit.now, info)
@@ -174,7 +175,12 @@ def _why(now: Snapshot, info: LayerInfo, tap: Tap) -> str:
 
 
 def _judge_saturated(view: View) -> Verdict | None:
-    """ND201: more than 70% (critical: 90%) of the entries of a bounded activation are in its tails."""
+    """ND201: more than 70% (critical: 90%) of the entries of a bounded activation are in its tails.
+
+    Or the loss squashes the network's output a second time.
+    """
+    if (twice := squashed_output.judge(view)) is not None:
+        return twice
     reading, first = view.now("saturated"), view.first("saturated")
     if reading is None or reading.value <= view.threshold or reading.detail.get("trainable") is False:
         return None
@@ -216,6 +222,8 @@ def _began_large(view: View, reading: Reading) -> bool:
 
 def _advise_saturated(case: Case) -> Advice:
     e = case.leading.evidence
+    if "squashed_twice" in e:
+        return squashed_output.advise(case)
     share, kind = float(e["saturated"] or 0), e["activation"]
     early = float(e.get("saturated_at_first_visit") or 0) > 0.7
     message = (
@@ -238,6 +246,12 @@ def _advise_saturated(case: Case) -> Advice:
             f"Shrink the initial weights of {case.where}: divide them{scale}, or use"
             " torch.nn.init.xavier_normal_; check that its inputs are standardized."
         )
+    elif e.get("is_output"):
+        message += f" It is an output, and nothing was learned: {kind} keeps it at its bounds."
+        change = (
+            f"Take {kind} behind {case.where} out where the loss has one of its own"
+            " (binary_cross_entropy_with_logits), and scale the targets into its bounds where they go beyond."
+        )
     else:
         message += (
             f" At step {e.get('first_visit', 0)} it was {float(e.get('saturated_at_first_visit') or 0):.0%}."
@@ -252,6 +266,9 @@ def _advise_saturated(case: Case) -> Advice:
 
 STARVED = 0.05
 """Root mean square of what an activation reads below which its signs are those of leftovers."""
+
+GROWN = 10.0
+"""Times that what a layer reads has grown, from which its units were killed by steps too large."""
 
 ENOUGH_ALIVE = 0.8
 """Share of dead units up to which a network that learns has enough others."""
@@ -279,8 +296,18 @@ def _judge_dead(view: View) -> Verdict | None:
         severity = Severity.WARNING if reading.value > max(limit, view.threshold) else Severity.INFO
     evidence: dict[str, Scalar] = dict(reading.detail)
     evidence |= {"alive": alive, "samples": reading.n, "dead_share": round(reading.value, 4)}
+    evidence |= _growth(view, reading)
     places = (view.info.place,) if view.info else ()
     return Verdict(severity, reading.value, evidence, places, is_harmless=starved)
+
+
+def _growth(view: View, reading: Reading) -> dict[str, Scalar]:
+    """How much larger what an activation reads has become since its units were on; empty where it has not."""
+    first = view.first("dead_share")
+    before, now = (r.detail.get("preactivation_rms") if r else None for r in (first, reading))
+    if first is None or first.value > 0.25 or not (isinstance(before, float) and isinstance(now, float)):
+        return {}
+    return {"grew": round(now / before, 1), "alive_at": first.step} if now > GROWN * before > 0 else {}
 
 
 def _cuts_logits(view: View, reading: Reading) -> bool:
@@ -302,8 +329,16 @@ def _advise_dead(case: Case) -> Advice:
         f" samples: each is on for fewer than {float(e['on_rate_below'] or 0):.2%} of samples and gets no gradient."
     )
     whole = e["dead"] == e["units"]
+    if "grew" in e:
+        message += f" At step {e['alive_at']} they were on; what they read has grown {e['grew']} times since."
     change = (
-        f"No gradient passes {case.where}. Check its bias and the scale of its inputs first: a large negative"
+        f"An output needs no {e['activation']}: take it out behind {case.where}. What is below zero cannot be said"
+        " with it, and an output that is off learns nothing."
+        if e.get("is_output")
+        else f"Lower the learning rate by about {min(100.0, float(e['grew'] or 0)):.0f} times, or let it rise more"
+        f" slowly and less far: steps too large have switched off {case.where}."
+        if "grew" in e
+        else f"No gradient passes {case.where}. Check its bias and the scale of its inputs first: a large negative"
         " bias or a past gradient step too large switches every unit off. Re-initialize it with zero biases, and"
         " lower the learning rate or add warm-up."
         if whole
@@ -322,6 +357,7 @@ def _rules() -> Iterable[Rule]:
         measure=_NAME,
         summary="most inputs of a bounded activation lie in its tails, where hardly any gradient passes",
         reads="saturated",
+        also_reads=("squashed_twice",),
         judge=_judge_saturated,
         advise=_advise_saturated,
         threshold=0.7,

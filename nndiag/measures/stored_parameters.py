@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from nndiag.findings import CoverageEntry, Reading, Scalar
+from nndiag.measures import runaway
 from nndiag.measures.base import Visit
 from nndiag.snapshot import Snapshot
 from nndiag.statistics import NormState, ParameterFlow, RowSignature
@@ -22,8 +23,6 @@ ORDER_GIVEN = "the order given"
 
 _SILENT = "no gradient so far: "
 _MOST_NAMED = 5
-
-_Flows = Mapping[str, Mapping[str, ParameterFlow]]
 
 
 def read(visit: Visit) -> Iterator[Reading | CoverageEntry]:
@@ -46,7 +45,7 @@ def parameter_flows(now: Snapshot) -> dict[str, dict[str, ParameterFlow]]:
     return found
 
 
-def _read_finite(now: Snapshot, flows: _Flows) -> Reading:
+def _read_finite(now: Snapshot, flows: runaway.Flows) -> Reading:
     """How many numbers of parameters and running statistics are NaN or infinite, and where."""
     counts = {
         (layer, name): (int(flow.non_finite), int(flow.entries))
@@ -67,7 +66,7 @@ def _read_finite(now: Snapshot, flows: _Flows) -> Reading:
     return Reading(_NAME, "non_finite", None, now.step, float(bool(bad)), detail=detail)
 
 
-def _read_silent(visit: Visit, flows: _Flows) -> Iterator[Reading]:
+def _read_silent(visit: Visit, flows: runaway.Flows) -> Iterator[Reading]:
     """Layers whose mean square gradient is exactly zero in the optimizer, and those that were such before."""
     now, entries = visit.now, {layer: _entries(parameters) for layer, parameters in flows.items()}
     silent = _silent(now)
@@ -95,7 +94,7 @@ def _entries(parameters: Mapping[str, ParameterFlow]) -> int:
     return sum(int(flow.entries) for flow in parameters.values())
 
 
-def _read_movement(visit: Visit, flows: _Flows) -> Iterator[Reading]:
+def _read_movement(visit: Visit, flows: runaway.Flows) -> Iterator[Reading]:
     """How far each layer is from the checkpoint before, relative to its norm, and that per step.
 
     A snapshot holds no weights. Norms of units and of parameters differ at most by what was moved: the largest such
@@ -105,6 +104,7 @@ def _read_movement(visit: Visit, flows: _Flows) -> Iterator[Reading]:
     if before is None:
         return
     old = parameter_flows(before)
+    yield from runaway.read(visit, old, flows)
     for layer, parameters in flows.items():
         moved = _moved(before, now, layer, old.get(layer, {}), parameters)
         if moved is None:
@@ -149,7 +149,7 @@ def _unit_change(before: Snapshot, now: Snapshot, layer: str) -> float | None:
     return max(changes, default=None)
 
 
-def _read_resting(visit: Visit, flows: _Flows) -> Iterator[Reading]:
+def _read_resting(visit: Visit, flows: runaway.Flows) -> Iterator[Reading]:
     """Which parameters are what they were in the first checkpoint, where others are not."""
     now, first = visit.now, visit.first
     if visit.is_first:

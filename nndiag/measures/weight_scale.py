@@ -24,6 +24,5 @@ def first_of(view: View) -> float | None:
 
 def first_of_all(view: View) -> Iterator[tuple[str, Reading]]:
     """The first reading of each layer."""
-    for (measure, name, layer), series in view.history.series.items():
-        if (measure, name) == ("initialization", "weight_gain") and layer is not None:
-            yield layer, series.first
+    for layer, series in view.across("weight_gain", "initialization"):
+        yield layer, series.first

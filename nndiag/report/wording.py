@@ -45,10 +45,16 @@ def summary(report: Report) -> str:
     if run.get("probe"):
         parts.append(f"probe {plain_text(run['probe'], 80)}")
     if isinstance(run.get("overhead"), float):
-        parts.append(f"{run['overhead']:.1%} of the time")
+        seconds = run.get("overhead_seconds")
+        spent = f"{_duration(seconds)} or " if isinstance(seconds, float) else ""
+        parts.append(f"{spent}{run['overhead']:.1%} of the time")
     if run.get("is_complete") is False:
         parts.append("the record stops before the run ended")
     return ", ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.0f} s"
 
 
 def places(finding: Finding, most: int = 4) -> list[str]:

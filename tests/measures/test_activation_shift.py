@@ -12,7 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nndiag.findings import Reading, Scalar
 from nndiag.functional import debiased, hellinger2, hellinger2_floor
+from nndiag.measures import RULES
+from nndiag.rules import Case, History, Verdict, View
 
 from .loops import related, session, train, warnings_of
 from .networks import Attention, Convolutions, Tokens, stack
@@ -304,3 +307,24 @@ def test_a_layer_that_tells_no_samples_apart_is_not_called_unseen() -> None:
 
     watched = run(muted, 6, lambda all_: torch.optim.SGD([p for p in all_ if p.requires_grad], lr=0.1))
     assert watched.report.coverage.of("0", "activation_shift").reason == "no unit tells samples apart"
+
+
+def test_a_jump_names_the_rate_that_was_never_exceeded_before() -> None:
+    history, rule = History(), RULES["ND102"]
+    rates, shifts = (0.01, 0.01, 0.005, 0.005, 5.0), (0.01, 0.01, 0.01, 0.01, 0.9)
+    for visit, (rate, shift) in enumerate(zip(rates, shifts, strict=True)):
+        step = 100 + 10 * visit
+        detail: dict[str, Scalar] = {
+            "steps": 10,
+            "variance_share": 1.0,
+            "bn_warmup": False,
+            "sigma_equiv": 2.7,
+        }
+        moved = Reading(rule.measure, rule.reads, "fc", step, shift, resolution=0.0, n=128, detail=detail)
+        history.add(step, {}, [Reading("run", "lr", None, step, rate), moved])
+    verdict = rule.judge(View(history, rule.measure, "fc", rule.threshold))
+    assert isinstance(verdict, Verdict)
+    assert (verdict.evidence["lr_before"], verdict.evidence["lr_highest_before"]) == (0.005, 0.01)
+    advice = rule.advise(Case(("fc",), (verdict,), 140, 140))
+    assert "rose from 0.005 to 5" in advice.message
+    assert "Keep the learning rate at 0.01 or below" in advice.recommendation

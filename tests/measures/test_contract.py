@@ -317,7 +317,7 @@ def test_rules_explain_known_rules_only(rule) -> None:
 
 def told(rule: str) -> Finding:
     """A finding of the whole run, since the step that all of them began at."""
-    return Finding(rule, "", "", Severity.WARNING, (), 3, 2, 5, "active", 1.0, 1.0, "", "")
+    return Finding(rule, "", "", Severity.WARNING, (), 3, None, 5, "active", 1.0, 1.0, "", "")
 
 
 @each_rule

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nndiag.diagnosis import diagnose
+from nndiag.diagnosis import Diagnosis, as_it_stands, diagnose
 from nndiag.findings import Coverage
+from nndiag.guard import Guard
 from nndiag.layers import LayerInfo
 from nndiag.measures import MEASURES
 from nndiag.options import MonitorOptions
+from nndiag.report import Report
 from nndiag.session import Session
 from nndiag.snapshot import Gap, Snapshot
 
@@ -221,3 +223,32 @@ def test_a_run_without_a_single_step() -> None:
     options = MonitorOptions.checked(every_n_train_steps=1, console=False, strict=True)
     report = Session(stack(nn.ReLU), options).close()
     assert (report.status, report.findings, report.readings) == ("ok", (), ())
+
+
+def test_a_diagnosis_that_saw_nothing_says_what_failed_and_is_not_ok() -> None:
+    diagnosis = Diagnosis()
+    diagnosis.tell_faults({"the diagnosis": "KeyError: 'x'"})
+    diagnosis.tell_faults({"the diagnosis": "KeyError: 'x'"})
+    (finding,) = diagnosis.report().findings
+    assert (finding.rule, diagnosis.report().status) == ("ND902", "warning")
+    assert "Nothing was observed" in finding.message
+    assert "KeyError: 'x'" in finding.message
+
+
+def test_a_fault_after_the_last_visit_is_a_note() -> None:
+    diagnosis = Diagnosis()
+    diagnosis.add(Snapshot(step=3, source="live", layers={}, statistics={}))
+    diagnosis.tell_faults({"the memory": "OSError: full"})
+    report = diagnosis.report()
+    assert [finding.rule for finding in report.findings] == ["ND902"]
+    assert report.status == "ok"
+
+
+def test_without_a_session_the_report_says_what_failed() -> None:
+    guard = Guard()
+    assert as_it_stands(guard, None, Report.empty()) == Report.empty()
+    guard.report("the monitor", RuntimeError("no"))
+    assert [f.rule for f in as_it_stands(guard, None, Report.empty()).findings] == ["ND902"]
+    known = Report(run={"visits": 3})
+    assert as_it_stands(guard, None, known) is known
+    assert as_it_stands(guard, lambda: known, Report.empty()) is known

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nndiag.findings import CoverageEntry
+from nndiag.findings import CoverageEntry, Reading, Scalar
 from nndiag.functional import variance_shift
-from nndiag.measures import Visit
+from nndiag.measures import RULES, Visit
 from nndiag.measures.dropout_capacity import read
+from nndiag.rules import Abstention, Case, History, Verdict, View
 
 from .loops import train, warnings_of
 from .runs import Batch, Run, batches
@@ -349,3 +350,29 @@ def test_dropout_inside_a_recurrent_layer_is_judged_by_the_units_kept(p: float, 
     watched = run(partial(Recurrent, p), 20)
     assert watched.reading("kept_units", "lstm").value == pytest.approx(16 * (1 - p))
     assert ("ND501" in watched.findings()) == speaks
+
+
+@pytest.mark.parametrize(
+    ("kept", "p", "loss", "step", "expected"),
+    [
+        (3.2, 0.95, 1.09, 60, "warning"),
+        (3.2, 0.95, 1.09, 50, "abstains"),
+        (3.2, 0.95, 0.50, 60, None),
+        (3.2, 0.50, 1.09, 60, None),
+        (6.4, 0.95, 1.09, 60, None),
+    ],
+)
+def test_few_units_are_held_against_a_network_that_learns_nothing(
+    kept: float, p: float, loss: float, step: int, expected: str | None
+) -> None:
+    history, rule = History(), RULES["ND501"]
+    detail: dict[str, Scalar] = {"p": p, "units": 64, "alive": 64, "acts_on_output": False}
+    for at in (0, step):
+        reading = Reading(rule.measure, "kept_units", "drop", at, kept, detail=detail)
+        history.add(at, {}, [Reading("run", "loss", None, at, loss if at else 1.1), reading])
+    verdict = rule.judge(View(history, rule.measure, "drop", rule.threshold))
+    if isinstance(verdict, Verdict):
+        assert verdict.severity == expected
+        assert "keeps 3.2 of 64 units" in rule.advise(Case(("drop",), (verdict,), step, 0)).message
+    else:
+        assert ("abstains" if isinstance(verdict, Abstention) else verdict) == expected

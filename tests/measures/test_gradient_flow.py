@@ -342,6 +342,7 @@ def test_updates_below_the_resolution_of_bf16() -> None:
     finding = watched.findings()["ND606"]
     assert finding.severity == "warning"
     assert "precision" in finding.recommendation
+    assert "something puts them back" in finding.recommendation
 
 
 @pytest.mark.parametrize("size", [1e-25, 1e25])

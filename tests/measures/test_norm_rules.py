@@ -322,3 +322,65 @@ def test_batches_of_unlike_inputs_count_where_evaluation_is_wrong(
     ]
     visits = [[of("train_eval_gap", 0.1, step, None, detail=shown)], readings]
     assert severity(judge("ND405", visits, None)) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        ({"momentum": 0.001}, "Raise the momentum"),
+        ({"momentum": 0.1, "batch_distance": 0.0}, "acts in training only"),
+        ({"momentum": 0.1}, "shuffle the training data"),
+        ({"momentum": 0.1, "batch_distance": None}, "shuffle the training data"),
+    ],
+)
+def test_stale_statistics_have_several_causes(changes: Facts, cause: str) -> None:
+    assert cause in advised("ND401", [distance(0.06, **changes)])
+
+
+def test_statistics_of_several_places_are_told_by_the_samples() -> None:
+    probed = Reading("run", "probe_samples", None, 60, 64.0)
+    assert "2 times, in different places" in advised("ND401", [distance(0.06, momentum=0.1), probed])
+    probed = replace(probed, value=128.0)
+    assert "different places" not in advised("ND401", [distance(0.06, momentum=0.1), probed])
+
+
+def advised(rule_id: str, readings: Sequence[Reading]) -> str:
+    """The recommendation after a single visit."""
+    verdict = judge(rule_id, [readings])
+    assert verdict is not None
+    return RULES[rule_id].advise(Case(("norm",), (verdict,), 60, 0)).recommendation
+
+
+def setting(**changes: Scalar) -> Reading:
+    """A layer in training mode whose statistics are its initial ones."""
+    facts: Facts = {
+        "training": True,
+        "trained_at_first_visit": True,
+        "trainable": True,
+        "input_trainable": None,
+    }
+    facts |= {"momentum": 0.1, "tracked": 0, "untouched": True, "moved": 0.0, "still": True}
+    return of("batches_tracked", 0.0, detail=facts | changes)
+
+
+@pytest.mark.parametrize(
+    ("silent", "is_called", "fault"),
+    [(1.0, False, "never used"), (1.0, True, "never updated"), (0.0, False, "never updated")],
+)
+def test_a_layer_that_nothing_passes_is_told_from_one_that_is_not_updated(
+    silent: float, is_called: bool, fault: str
+) -> None:
+    readings = [setting(), Reading("gradient_flow", "silent_share", "norm", 60, silent)]
+    readings += [of("values_per_statistic", 64.0)] if is_called else []
+    verdict = judge("ND407", [readings])
+    assert verdict is not None
+    assert (verdict.evidence["fault"], severity(verdict)) == (fault, "warning")
+    assert "ND311" in RULES["ND407"].spares(verdict.evidence)
+
+
+def test_only_what_changes_the_training_pass_explains_what_happens_in_it() -> None:
+    verdict = judge("ND407", [[setting(training=False, still=False)]])
+    assert verdict is not None
+    assert verdict.evidence["fault"] == "evaluates its initial values"
+    assert {"ND101", "ND202", "ND311"} <= set(RULES["ND407"].explains)
+    assert not RULES["ND407"].spares(verdict.evidence)

@@ -31,7 +31,7 @@ from .networks import (
     silenced,
     stack,
 )
-from .runs import Run, batches, classify, watch
+from .runs import Batch, Run, batches, classify, watch
 
 SQUASHING: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
     "tanh": (lambda: stack(nn.Tanh), "0", "tanh"),
@@ -321,6 +321,43 @@ def test_an_output_is_dead_only_as_a_whole() -> None:
     assert diagnose([snapshot(step, layers, probe=part) for step in range(3)]).findings == ()
     (finding,) = diagnose([snapshot(step, layers, probe=whole) for step in range(3)]).findings
     assert (finding.rule, finding.severity) == ("ND202", "critical")
+    assert "An output needs no relu: take it out" in finding.recommendation
+
+
+def test_units_killed_by_steps_too_large_are_told_from_those_that_began_dead() -> None:
+    torch.manual_seed(0)
+    model = stack(nn.ReLU)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    seen: list[Tensor] = []
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        seen.append(batch[1])
+        optimizer.param_groups[0]["lr"] = 200.0 if len(seen) == 20 else 0.01
+        return classify(model, batch)
+
+    finding = watch(model, batches(40), loss_of=loss, optimizer=optimizer).findings()["ND202"]
+    assert float(finding.evidence["grew"] or 0) > 10
+    assert "they were on; what they read has grown" in finding.message
+    assert "Lower the learning rate by about 100 times" in finding.recommendation
+    began = half_dead(64).findings()["ND202"]
+    assert "grew" not in began.evidence
+    assert "Re-initialize it with zero biases" in began.recommendation
+
+
+def test_an_output_held_at_its_bounds_is_told_from_a_layer_driven_there() -> None:
+    """The loss wants numbers far beyond what a sigmoid can say."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 8), nn.Sigmoid())
+    target = 100 * torch.randn(64, generator=torch.Generator().manual_seed(1)).reshape(8, 8)
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        return F.mse_loss(model(batch[0]), batch[0] @ target.repeat(8, 1))
+
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.3)
+    finding = watch(model, batches(150), loss_of=loss, optimizer=optimizer).findings()["ND201"]
+    assert finding.evidence["is_output"]
+    assert "keeps it at its bounds" in finding.message
+    assert "scale the targets" in finding.recommendation
 
 
 def test_the_saturated_output_of_a_network_is_not_judged() -> None:

@@ -71,6 +71,9 @@ def test_summary() -> None:
     assert summary(Report.empty()) == ""
     assert summary(full_report()) == "3 layers, 7 visits, last step 12,345, probe exact, 2.1% of the time"
     assert summary(Report(run={"visits": 1, "last_step": -1})) == "1 visit"
+    brief = Report(run={"overhead": 0.306, "overhead_seconds": 0.12})
+    assert summary(brief) == "120 ms or 30.6% of the time"
+    assert summary(Report(run={"overhead": 0.02, "overhead_seconds": 61.3})) == "61 s or 2.0% of the time"
     assert summary(Report(run={"is_complete": False})) == "the record stops before the run ended"
 
 

@@ -48,7 +48,11 @@ export function statusCard(run) {
     run.is_complete ? 'the run has ended' : 'no end of the run seen yet',
   ].filter(Boolean);
   const isEmpty = run.step == null && !run.findings.length, word = isEmpty ? 'empty' : status;
-  if (typeof run.facts.overhead === 'number') said.push(`nndiag took ${(100 * run.facts.overhead).toFixed(1)}% of the time`);
+  if (typeof run.facts.overhead === 'number') {
+    const seconds = run.facts.overhead_seconds;
+    const spent = typeof seconds !== 'number' ? '' : seconds < 1 ? `${Math.round(1000 * seconds)} ms or ` : `${Math.round(seconds)} s or `;
+    said.push(`nndiag took ${spent}${(100 * run.facts.overhead).toFixed(1)}% of the time`);
+  }
   return h('section', {class: `card status ${word}`, 'aria-label': 'Status'},
     h('span', {class: `big mark ${word}`, 'aria-hidden': 'true'}, isEmpty ? '–' : MARKS[status]),
     h('div', {},
