@@ -49,7 +49,8 @@ def with_rate_divided(program: Program, factor: float) -> Program:
     """A lower learning rate, that of a schedule too."""
     for optimizer in optimizers(program):
         for group in optimizer.param_groups:
-            group["lr"] /= factor
+            for name in {"lr", "initial_lr", "max_lr", "min_lr"} & group.keys():  # of cycles too
+                group[name] /= factor
     if program.scheduler is not None:
         program.scheduler.base_lrs = [rate / factor for rate in program.scheduler.base_lrs]
     return program
@@ -116,9 +117,28 @@ def redrawn(program: Program, finding: Finding) -> Program | None:
 
 
 def slower_and_redrawn(program: Program, finding: Finding) -> Program | None:
-    """ND202: as its advice says, both."""
+    """ND202: as its advice says: both, or a rate that is lower by as much as inputs have grown."""
+    if "grew" in finding.evidence:
+        return with_rate_divided(program, min(100.0, number(finding, "grew", 2.0)))
     treated = redrawn(program, finding)
     return None if treated is None else with_rate_divided(treated, 2.0)
+
+
+def kept_in_bounds(program: Program, finding: Finding) -> Program | None:
+    """ND102: the rate stays at what it was at most before; a change of inputs is to be undone by hand."""
+    if "input_change" in finding.evidence:
+        return None
+    if "lr_highest_before" not in finding.evidence:
+        return with_rate_divided(program, 5.0)
+    highest = number(finding, "lr_highest_before", 0.0)
+
+    def cap(chosen: torch.optim.Optimizer, args: object, kwargs: object) -> None:
+        for group in chosen.param_groups:
+            group["lr"] = min(group["lr"], highest)
+
+    for optimizer in optimizers(program):
+        optimizer.register_step_pre_hook(cap)
+    return program
 
 
 @torch.no_grad()
@@ -153,7 +173,9 @@ def shrunk(program: Program, finding: Finding) -> Program | None:
 
 @torch.no_grad()
 def drawn_to_scale(program: Program, finding: Finding) -> Program | None:
-    """ND311, ND312: weights that keep the gradient's scale; in stacks of sigmoids, ReLU for these."""
+    """ND311, ND312: weights that keep the gradient's scale, biases of zero; in stacks of sigmoids, ReLU for these."""
+    if "loss_over_guessing" in finding.evidence:
+        return quieted(program, finding)
     if any(isinstance(module, nn.Sigmoid) for module in program.model.modules()):
         return opened(program, finding)
     matrices = [
@@ -164,10 +186,39 @@ def drawn_to_scale(program: Program, finding: Finding) -> Program | None:
     ]
     if finding.rule == "ND312" and all(map(_is_usual, matrices)):
         gain, layers = number(finding, "gradient_gain", 1.0), number(finding, "layers", 2.0)
-        return rescaled(program, finding, gain ** (-0.5 / max(1.0, layers - 1)))
+        treated = rescaled(program, finding, gain ** (-0.5 / max(1.0, layers - 1)))
+        is_loud = number(finding, "first_loss", 0.0) > 2 * number(finding, "loss_of_guessing", math.inf)
+        return quieted(treated, finding) if treated is not None and is_loud else treated
     for matrix in matrices:
         nn.init.kaiming_normal_(matrix)
+    for module in named(program, finding) if finding.rule == "ND311" else ():
+        if isinstance(getattr(module, "bias", None), Tensor):
+            nn.init.zeros_(module.bias)
     return program if matrices else None
+
+
+@torch.no_grad()
+def quieted(program: Program, finding: Finding) -> Program | None:
+    """ND312: recurrent matrices orthogonal, the others smaller until the first loss is near that of guessing."""
+    guessing = number(finding, "loss_of_guessing", 1.0)
+    names = [
+        (n, p) for m in named(program, finding) for n, p in m.named_parameters(recurse=False) if p.ndim > 1
+    ]
+    for name, parameter in names:
+        if name.startswith("weight_hh"):
+            for gate in parameter.split(parameter.shape[1]):
+                nn.init.orthogonal_(gate)
+    matrices = [parameter for name, parameter in names if not name.startswith("weight_hh")]
+    if "time_gain" in finding.evidence:
+        for matrix in matrices:
+            nn.init.xavier_uniform_(matrix)
+        return with_clipping(program, 1.0)
+    for _ in range(30):
+        if float(program.loss(program.model, program.batches[0])) <= 1.2 * guessing:
+            break
+        for matrix in matrices:
+            matrix.mul_(0.8)
+    return program if names else None
 
 
 def _is_usual(matrix: Tensor) -> bool:
@@ -207,11 +258,14 @@ def calmed(program: Program, finding: Finding) -> Program | None:
 def refreshed(program: Program, finding: Finding) -> Program | None:
     """ND401, ND402, ND403, ND407: momentum .1, and statistics computed anew before evaluation."""
     norms = [m for m in program.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    if not norms:
+    if not norms or finding.evidence.get("fault") == "never used" or "uses" in finding.evidence:
         return None
     for norm in norms:
         norm.momentum = max(norm.momentum or 0.1, 0.1)
         norm.train()
+    batch = finding.evidence.get("batch_distance")
+    if isinstance(batch, float) and batch >= number(finding, "distance", math.inf) / 4:
+        program = mixed(program, finding)
     metric, batches = program.metric, program.batches
 
     @torch.no_grad()
@@ -234,7 +288,7 @@ def enlarged(program: Program, finding: Finding) -> Program:
     count, batches = len(program.batches), program.batches
 
     def joined(step: int) -> Batch:
-        parts = [batches[(step + place) % count] for place in range(times)]
+        parts = [batches[(step * times + place) % count] for place in range(times)]
         return Batch(torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts]))
 
     return replace(program, batches=[joined(step) for step in range(count)])
@@ -250,16 +304,33 @@ def mixed(program: Program, _: Finding) -> Program:
 
 
 def standardized(program: Program, finding: Finding) -> Program | None:
-    """ND701, ND408: inputs of mean 0 and scale 1; each column for itself where columns are unlike."""
+    """ND701, ND408: inputs of mean 0 and scale 1; each feature for itself where features are unlike."""
+    if finding.rule == "ND408" and not finding.evidence["reads_input"]:
+        return with_norms_replaced(program, finding, nn.BatchNorm1d)
     x = torch.cat([batch.x for batch in program.batches])
     if not x.is_floating_point():
         return None
     by_column = finding.rule == "ND408" or finding.evidence.get("fault") == "columns"
-    kept = {"dim": tuple(range(x.ndim - 1)), "keepdim": True} if by_column else {}
+    features = int(number(finding, "features", x.shape[-1]))
+    own = next((place for place in range(x.ndim - 1, 0, -1) if x.shape[place] == features), x.ndim - 1)
+    others = tuple(place for place in range(x.ndim) if place != own)
+    kept = {"dim": others, "keepdim": True} if by_column else {}
     mean, std = x.mean(**kept), x.std(**kept)
     std = torch.where(std > 1e-6, std, 1.0)
     batches = [Batch((batch.x - mean) / std, batch.y) for batch in program.batches]
     return replace(program, batches=batches, test=Split((program.test.x - mean) / std, program.test.y))
+
+
+def with_norms_replaced(program: Program, finding: Finding, kind: Callable[[int], nn.Module]) -> Program:
+    """Other normalizations of vectors in place of those that are named."""
+    old = set(named(program, finding))
+    for parent in list(program.model.modules()):
+        for name, child in list(parent.named_children()):
+            if child in old:
+                norm = kind(len(child.weight))
+                setattr(parent, name, norm)
+                optimizers(program)[0].add_param_group({"params": list(norm.parameters())})
+    return program
 
 
 def drops_less(program: Program, finding: Finding, p: float | None = None) -> Program | None:
@@ -291,6 +362,8 @@ def _suffices(key: str, value: object, finding: Finding) -> bool:
 
 def given_to_optimizer(program: Program, finding: Finding) -> Program | None:
     """ND606: parameters that get gradients and are in no optimizer, or whose rate is 0."""
+    if finding.evidence.get("in_optimizer") and finding.evidence.get("lr"):
+        return None
     if finding.evidence.get("frozen"):
         for module in named(program, finding):
             module.requires_grad_(True)
@@ -310,7 +383,7 @@ def given_to_optimizer(program: Program, finding: Finding) -> Program | None:
 
 TREATMENTS: dict[str, Treatment] = {
     "ND101": slower_for_shift,
-    "ND102": lambda program, _: with_rate_divided(program, 5.0),
+    "ND102": kept_in_bounds,
     "ND201": shrunk,
     "ND202": slower_and_redrawn,
     "ND203": calmed,

@@ -117,6 +117,7 @@ def with_domain(data: Split, domain: float) -> Split:
     rule="ND401",
     also=("bn_noniid_batch", "not_trained"),
     layers=tuple(f"norm{place}{part}" for place in (1, 2) for part in ("", ".photo", ".sketch")),
+    twin_follows=("ND407",),
     proof=Proof(sick=0.75, twin=0.88),
 )
 def one_domain_for_all(is_faulty: bool) -> Program:

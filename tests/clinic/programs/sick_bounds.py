@@ -63,6 +63,7 @@ class Bilinear(nn.Module):
     rule="ND202",
     also=("vanishing_gradient", "not_trained"),
     layers=("head", "head.fc", "head.bend"),
+    twin_follows=("ND202",),
     proof=Proof(sick=0.0, twin=0.75),
 )
 def output_below_zero(is_faulty: bool) -> Program:

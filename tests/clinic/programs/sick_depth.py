@@ -67,6 +67,7 @@ class ConvTower(nn.Module):
     rule="ND601",
     also=("init_scale",),
     layers=("stem", *(f"convs.{place}" for place in range(5))),
+    twin_follows=("ND311",),
     proof=Proof(sick=0.4, twin=0.9),
 )
 def sigmoid_convolutions(is_faulty: bool) -> Program:

@@ -89,6 +89,7 @@ def all_positive(is_faulty: bool) -> Program:
     rule="ND201",
     also=("vanishing_gradient",),
     layers=("decoder", "decoder.2", "decoder.3"),
+    twin_follows=("ND201",),
     proof=Proof(sick=0.2, twin=0.5),
 )
 def bounded_decoder(is_faulty: bool) -> Program:
@@ -128,6 +129,7 @@ class SoftmaxLast(nn.Module):
     rule="ND203",
     also=("vanishing_gradient",),
     layers=("softmax", "classifier"),
+    twin_follows=("ND201",),
     proof=Proof(sick=0.85, twin=0.93),
 )
 def softmax_twice(is_faulty: bool) -> Program:
@@ -157,6 +159,7 @@ class ReluLast(nn.Module):
     family="dead_units",
     rule="ND202",
     layers=("layers.2", "acts.2"),
+    twin_follows=("ND202",),
     proof=Proof(sick=0.8, twin=0.92),
 )
 def relu_last(is_faulty: bool) -> Program:

@@ -59,6 +59,7 @@ class TwoConvs(nn.Module):
     family="bn_drift",
     rule="ND401",
     layers=("bn1", "conv1", "conv2"),
+    twin_follows=("ND401",),
     proof=Proof(sick=0.8, twin=0.94),
 )
 def one_norm_twice(is_faulty: bool) -> Program:
@@ -106,6 +107,7 @@ def accumulated(size: int) -> Callable[[Program, Batch], Tensor]:
     rule="ND404",
     also=("bn_drift",),
     layers=("neck", "neck.0", "neck.2"),
+    twin_follows=("ND404",),
     proof=Proof(sick=0.7, twin=0.85),
 )
 def micro_batches(is_faulty: bool) -> Program:
@@ -179,6 +181,7 @@ def depth_in_millimeters(is_faulty: bool) -> Program:
     family="activation_shift",
     rule="ND102",
     also=("input_scale",),
+    twin_follows=("ND102",),
     proof=Proof(sick=0.75, twin=0.92),
 )
 def inverted_after_resume(is_faulty: bool) -> Program:
@@ -214,6 +217,7 @@ class DeepAutoencoder(nn.Module):
     rule="ND311",
     also=("init_scale",),
     layers=tuple(f"{part}.{place}" for part in ("encoder", "decoder") for place in range(4)),
+    twin_follows=("ND311",),
     proof=Proof(sick=0.15, twin=0.5),
 )
 def sigmoid_autoencoder(is_faulty: bool) -> Program:

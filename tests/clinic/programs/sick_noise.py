@@ -221,6 +221,7 @@ def noisy(std: float, width: int = 48, depth: int = 4) -> nn.Sequential:
     rule="ND401",
     also=("dropout_bn_order", "dropout_capacity"),
     layers=tuple(f"{stage}.{place}" for stage in range(4) for place in (1, 2)),
+    twin_follows=("ND401",),
     proof=Proof(sick=0.88, twin=0.94),
 )
 def noise_before_bn(is_faulty: bool) -> Program:

@@ -319,6 +319,7 @@ def overlap(model: nn.Module, test: Split) -> float:
     rule="ND201",
     also=("vanishing_gradient",),
     layers=("", "mask"),
+    twin_follows=("ND201",),
     proof=Proof(sick=0.3, twin=0.7),
 )
 def sigmoid_twice(is_faulty: bool) -> Program:

@@ -186,6 +186,7 @@ class Deepened(nn.Module):
     family="not_trained",
     rule="ND606",
     layers=("encoder", "encoder.fc", "encoder.out"),
+    twin_follows=("ND606",),
     proof=Proof(sick=0.7, twin=0.85),
 )
 def overwritten_encoder(is_faulty: bool) -> Program:
