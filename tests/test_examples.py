@@ -42,7 +42,7 @@ def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
 
 def test_every_example_is_tested() -> None:
     assert {path.stem for path in EXAMPLES.glob("*.py")} == {
-        *("lightning_digits", "overhead", "plain_loop"),
+        *("lightning_digits", "plain_loop"),
         *("accelerate_loop", "fabric_loop", "huggingface_trainer"),
     }
 
@@ -80,13 +80,3 @@ def test_plain_loop_names_the_layer_whose_units_are_equal(own_directory: Path) -
     assert found.severity == "critical"
     assert "0" in found.layers
     assert (own_directory / "runs" / "plain" / "nndiag.jsonl").exists()
-
-
-def test_overhead_compares_three_runs_that_end_alike(capsys: pytest.CaptureFixture[str]) -> None:
-    ratios = example("overhead").main("--steps 12 --rounds 2 --width 16 --batch 8".split())
-    assert list(ratios) == ["bare", "bare again", "with nndiag"]
-    assert ratios["bare"] == 1.0
-    assert all(ratio > 0 for ratio in ratios.values())
-    text = capsys.readouterr().out
-    assert "last losses are equal" in text
-    assert "width 16, batch 8, 12 steps" in text

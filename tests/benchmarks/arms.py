@@ -101,17 +101,21 @@ def _nndiag(name: str, work: Workload, directory: Path, meter: Meter, *, lightni
 
 def _restrict(name: str, observers: Any) -> None:
     """Leaves the probe or the stream out; the product has no options for it."""
+    from nndiag.observe.schedule import Schedule
+
     if name == "nndiag probe":
         for method in ("attach_stream", "read_weights", "read_updates"):
             setattr(observers, method, lambda self, **others: None)
     if name == "nndiag stream":
-        replay = observers.replay
+        replay, is_experiment = observers.replay, Schedule.is_experiment
 
         def seldom(self: Any, step: int, *, goes_on: bool) -> None:
             if step % BURST in (0, 1):
                 replay(self, step, goes_on=goes_on)
 
         observers.replay = seldom
+        own = Schedule(BURST)
+        Schedule.is_experiment = lambda self, step: is_experiment(own, step)  # type: ignore[method-assign]
 
 
 def _leaves(model: nn.Module) -> list[tuple[str, nn.Module]]:
