@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..case import Case
 from . import (
     healthy_dropout,
+    healthy_everyday,
     healthy_field,
     healthy_games,
     healthy_models,
@@ -21,6 +22,7 @@ from . import (
     sick_copies,
     sick_depth,
     sick_dropout,
+    sick_everyday,
     sick_features,
     sick_field,
     sick_field_norms,
@@ -79,6 +81,8 @@ MODULES = (
     sick_field,
     sick_field_norms,
     healthy_field,
+    sick_everyday,
+    healthy_everyday,
 )
 
 CASES: tuple[Case, ...] = tuple(
