@@ -1,4 +1,4 @@
-"""What holds for every test: the same examples in each run, and no compiler left over from the test before.
+"""What holds for every test: the same examples and random numbers in each run, and no compiler left over.
 
 ``NNDIAG_TEST_MODE=float64`` (or ``deterministic``, ``anomaly``) runs all tests as a user would whose program has
 set this for the whole process. Tests that are about numbers of a certain format name it.
@@ -7,9 +7,11 @@ set this for the whole process. Tests that are about numbers of a certain format
 from __future__ import annotations
 
 import os
+import random
 import sys
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
@@ -30,8 +32,11 @@ _set_mode()  # for what test files make when they are read
 
 @pytest.fixture(autouse=True)
 def _mode() -> None:
-    """Anew for each test: some set and reset it themselves."""
+    """Anew for each test: some set and reset it themselves. None depends on the numbers that another has drawn."""
     _set_mode()
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture

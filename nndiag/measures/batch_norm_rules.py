@@ -34,6 +34,9 @@ SETTLED = 60
 
 FEW_VALUES = 16.0
 
+MANY = 8.0
+"""Samples a batch from which its distance to the running statistics says whether they agree."""
+
 _MIN_VISITS = 4
 _CLEAR_ICC, _LARGE_ICC, _CLEAR_Z = 0.05, 0.15, 4.0
 
@@ -65,8 +68,8 @@ def _judge_running(view: View) -> Verdict | None:
     if reading is None or reading.detail.get("frozen") or not reading.value > view.threshold / 4:
         return None
     e, floor = dict(reading.detail), reading.resolution or 0.0
-    batch, size = e.get("batch_distance"), float(e.get("batch_size") or 0)
-    agrees = isinstance(batch, float) and size >= 8 and batch < view.threshold / 2
+    batch = _batch_distance(e)
+    agrees = batch is not None and batch < view.threshold / 2
     sure = float(e["typical"] or 0) > view.threshold / 2 and reading.value > view.threshold + floor
     severity = Severity.INFO
     if sure and not agrees and _are_alike(view) and not _is_on_its_way(view, reading):
@@ -79,9 +82,15 @@ def _judge_running(view: View) -> Verdict | None:
     return Verdict(severity, reading.value, e)
 
 
+def _batch_distance(e: Mapping[str, Scalar]) -> float | None:
+    """How far batches are from the running statistics; None where theirs are too noisy to tell."""
+    distance = e.get("batch_distance")
+    return distance if isinstance(distance, float) and float(e["batch_size"] or 0) >= MANY else None
+
+
 def _cause_of_staleness(e: Mapping[str, Scalar]) -> str:
     """What to change so that running statistics are those of the data."""
-    momentum, batch = float(e["momentum"] or 0), e.get("batch_distance")
+    momentum, batch = float(e["momentum"] or 0), _batch_distance(e)
     if momentum < 0.05:
         return (
             f"Raise the momentum from {momentum:g} to 0.1 (0.01 needs 459 steps to forget its initial value, 0.001"
@@ -92,7 +101,12 @@ def _cause_of_staleness(e: Mapping[str, Scalar]) -> str:
             f"A batch passes it {e['uses']} times, in different places: its running statistics are of all of them at"
             " once. Give each place a normalization of its own."
         )
-    if isinstance(batch, float) and batch < float(e["distance"] or 0) / 4:
+    if 0 < float(e.get("batch_size") or 0) < MANY:
+        return (
+            f"Batches of {e['batch_size']:g} make an average that is never still: use larger ones, or, where they"
+            " cannot be, GroupNorm or LayerNorm, which need no batch."
+        )
+    if batch is not None and batch < float(e["distance"] or 0) / 4:
         return (
             "Training batches do agree with them, so what reaches the layer in evaluation is something else: dropout"
             " or noise in front of it acts in training only. Move that behind the normalization, or make it smaller."
