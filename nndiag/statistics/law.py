@@ -112,7 +112,9 @@ def _skew(matrix: Tensor) -> Tensor:
     if rows.shape[0] < 2:
         return torch.ones((), dtype=torch.float64, device=matrix.device)
     gram = rows @ rows.T
-    diagonal = torch.diagonal(gram)
-    off = (gram.square().sum() - diagonal.square().sum()).clamp(min=0).sqrt()
-    skew: Tensor = off / torch.linalg.vector_norm(diagonal).clamp(min=1e-30)
+    diagonal = torch.linalg.vector_norm(gram.diagonal())
+    off = torch.linalg.vector_norm(
+        gram.fill_diagonal_(0)
+    )  # a difference of squares would be lost in rounding
+    skew: Tensor = off / diagonal.clamp(min=1e-30)
     return skew.double()
