@@ -113,26 +113,16 @@ class Ledger:
                 tracks.setdefault(id_, {})[layer] = track
         rules = [rule for measure in measures for rule in measure.rules if rule.id in tracks]
         stated = [self._state(rule, tracks[rule.id], history) for rule in rules]
-        return _order(_group(stated, history, self._harmless()), history)
-
-    def _harmless(self) -> frozenset[str]:
-        """Rules that speak at present of things that bring nothing about."""
-        spoken = [
-            (id_, t.verdict)
-            for (id_, layer), t in self._tracks.items()
-            if t.is_active and t.verdict and self._is_wanted(id_, layer, t)
-        ]
-        return frozenset(
-            {id_ for id_, v in spoken if v.is_harmless} - {id_ for id_, v in spoken if not v.is_harmless}
-        )
+        harmless = frozenset(rule.id for rule in rules if _is_harmless(tracks[rule.id]))
+        return _order(_group(stated, history, harmless), history)
 
     def _is_wanted(self, rule: str, layer: str | None, track: _Track) -> bool:
         """Asked of what is said, not of what is filed: only a verdict knows the layers that it names."""
         return self._selection.judges(rule, layer, track.verdict.places if track.verdict else ())
 
     def _state(self, rule: Rule, tracks: Mapping[str | None, _Track], history: History) -> Finding:
-        active = {layer: track for layer, track in tracks.items() if track.is_active}
-        spoken = active or tracks
+        spoken = _spoken(tracks)
+        active = any(track.is_active for track in spoken.values())
         ordered = sorted(spoken.items(), key=lambda item: _rank(rule, item[1], _depth(history, item[0])))
         verdicts = tuple(track.verdict for _, track in ordered if track.verdict is not None)
         places = [
@@ -182,6 +172,16 @@ def _rank(rule: Rule, track: _Track, depth: int) -> tuple[float, ...]:
     severity, value = -track.verdict.severity.rank, track.verdict.value or 0.0
     badness = value if rule.lower_is_worse else -value
     return (severity, badness, depth) if rule.lead == "worst" else (severity, depth, badness)
+
+
+def _spoken(tracks: Mapping[str | None, _Track]) -> dict[str | None, _Track]:
+    """The tracks that a finding speaks for: those that are active, or, once it is over, all."""
+    return {layer: track for layer, track in tracks.items() if track.is_active} or dict(tracks)
+
+
+def _is_harmless(tracks: Mapping[str | None, _Track]) -> bool:
+    """Whether a finding is of things that bring nothing about."""
+    return all(track.verdict is not None and track.verdict.is_harmless for track in _spoken(tracks).values())
 
 
 def _group(findings: list[Finding], history: History, harmless: frozenset[str]) -> list[Finding]:

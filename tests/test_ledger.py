@@ -384,6 +384,16 @@ def test_a_harmless_note_explains_nothing(synthetic_rules):
     assert tree(pair(synthetic_rules, judge=note).visit({("B", "fc2"): 2, ("A", "fc1"): 2})) == ["B", "A"]
 
 
+def test_nor_does_one_that_is_over(synthetic_rules):
+    def note(view: View) -> Verdict | None:
+        return None if view.value("x") < 1 else Verdict(Severity.INFO, 1.0, is_harmless=True)
+
+    watched = pair(synthetic_rules, judge=note)
+    for value in (2, 0, 0):
+        found = watched.visit({("B", "fc2"): value, ("A", "fc1"): value})
+    assert tree(found) == ["B", "A"]
+
+
 @pytest.mark.parametrize(("value", "expected"), [(2, [["A", "B"]]), (3, ["A", "B"])])
 def test_what_a_cause_of_this_kind_cannot_bring_about_stands_beside_it(synthetic_rules, value, expected):
     watched = pair(synthetic_rules, spares=lambda evidence: ("B",) if evidence["seen"] == 3 else ())
