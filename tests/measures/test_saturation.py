@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Callable
 
 import pytest
@@ -62,7 +63,7 @@ def test_large_weights_saturate_from_the_first_visit(name: str) -> None:
     assert finding.severity.rank >= 1
     assert finding.evidence["activation"] == kind
     assert "from the first visit on" in finding.message
-    assert f"weights of {layer}" in finding.recommendation
+    assert re.search(rf"weights of (layer )?{layer}\b", finding.recommendation)
     assert "divide them by" in finding.recommendation
 
 
@@ -136,8 +137,11 @@ def test_numbers_are_those_of_the_layer_named_beside_them() -> None:
     run = driven(1.0)
     finding = run.findings()["ND201"]
     worst = run.reading("saturated", str(int(finding.layers[0]) + 1)).value
-    assert f"{worst:.0%} of the inputs of tanh behind {finding.layers[0]} lie" in finding.message
-    assert f"Over the limit, too: {', '.join(finding.layers[1:])}." in finding.message
+    assert f"{worst:.0%} of the inputs of tanh behind layer {finding.layers[0]} lie" in finding.message
+    assert (
+        f"Over the limit, too: {', '.join(f'layer {name}' for name in finding.layers[1:])}."
+        in finding.message
+    )
 
 
 @functools.cache
@@ -181,7 +185,7 @@ def test_a_dead_layer_is_told_with_its_bound() -> None:
     assert (e["dead"], e["units"], e["alive"], e["dead_share"]) == (64, 64, 0, 1.0)
     assert e["on_rate_below"] == pytest.approx(1 - 0.05 ** (1 / int(e["samples"] or 1)), abs=1e-6)
     assert (e["activation"], e["seen_at"]) == ("relu", "3")
-    assert "64 of 64 units of 2 were off (relu)" in finding.message
+    assert "64 of 64 units of layer 2 were off (relu)" in finding.message
     assert "zero biases" in finding.recommendation
 
 
