@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from nndiag.findings import Reading, Scalar, Severity
-from nndiag.rules import Advice, Case, Rule, Verdict, View
+from nndiag.rules import ABSTAIN, Abstention, Advice, Case, Rule, Verdict, View
 
 _NAME = "norm_drift"
 
@@ -25,7 +25,7 @@ _FAR_LOG_SCALE = math.log(10)
 _FAR_SPREADS = 5.0
 
 
-def _judge_constant(view: View) -> Verdict | None:
+def _judge_constant(view: View) -> Verdict | Abstention | None:
     """ND406: info; warning where more than half of a hidden layer's outputs are constant.
 
     A gain that starts at zero makes them so at first: judged once it had time to leave.
@@ -34,7 +34,7 @@ def _judge_constant(view: View) -> Verdict | None:
     if reading is None or first is None or reading.value == 0:
         return None
     if view.source == "live" and view.step - first.step < _PATIENCE:
-        return None
+        return ABSTAIN
     inside = not reading.detail["reads_input"]
     severity = Severity.WARNING if reading.value > view.threshold and inside else Severity.INFO
     return Verdict(severity, reading.value, dict(reading.detail) | {"samples": reading.n})
@@ -52,7 +52,7 @@ def _advise_constant(case: Case) -> Advice:
     )
 
 
-def _judge_gain(view: View) -> Verdict | None:
+def _judge_gain(view: View) -> Verdict | Abstention | None:
     """ND408: unlike features drown each other.
 
     An input layer speaks for itself. A hidden layer is judged after the first steps, and only if from the start one
@@ -60,11 +60,11 @@ def _judge_gain(view: View) -> Verdict | None:
     note, as they are in healthy large models.
     """
     reading, first = view.now("signal_gain"), view.first("signal_gain")
-    if reading is None or first is None:
-        return None
+    if reading is None or first is None or reading.detail["constant"] == reading.detail["features"]:
+        return None  # features that are all constant are alike: ND406 says so
     severity = _grade_input(view, reading) if reading.detail["reads_input"] else _grade(view, reading, first)
-    if severity is None:
-        return None
+    if not isinstance(severity, Severity):
+        return severity
     evidence: dict[str, Scalar] = dict(reading.detail) | {"signal_gain": round(reading.value, 4)}
     evidence |= {"samples": reading.n, "gain_at_first_visit": round(first.value, 4)}
     return Verdict(severity, reading.value, evidence)
@@ -82,11 +82,13 @@ def _grade_input(view: View, reading: Reading) -> Severity | None:
     return Severity.CRITICAL if drowned and reading.value < DROWNED else Severity.WARNING
 
 
-def _grade(view: View, reading: Reading, first: Reading) -> Severity | None:
+def _grade(view: View, reading: Reading, first: Reading) -> Severity | Abstention | None:
     """A hidden layer."""
     low = reading.value < view.threshold and float(reading.detail["reach"] or 0) < view.threshold
-    if not low or view.step - first.step < _PATIENCE:
+    if not low:
         return None
+    if view.step - first.step < _PATIENCE:
+        return ABSTAIN
     top, dominant = float(reading.detail["top_share"] or 0), _dominant(reading, _TOP_SHARE)
     from_start = min(top, float(first.detail["top_share"] or 0)) > dominant
     unlike = max(float(each.detail["scales"] or 0) for each in (first, reading)) < view.threshold
@@ -223,6 +225,7 @@ RULES = (
         judge=_judge_gain,
         advise=_advise_gain,
         threshold=0.45,
+        explains=("ND311",),
         lower_is_worse=True,
     ),
     Rule(

@@ -19,6 +19,9 @@ _NAME = "initialization"
 LOUD = 2.0
 """First loss over that of guessing: the noise of the start weighs as much as all there is to learn."""
 
+LOUDEST = 20.0
+"""First loss over that of guessing from which a fall to it is no learning yet: 5 in healthy runs, 96 in sick ones."""
+
 PATIENCE = 40
 """Steps after which a network that began loud should have learned something, or be about to."""
 
@@ -42,7 +45,7 @@ def judge(view: View) -> Verdict | Abstention | None:
     if view.step <= max(PATIENCE, share):
         return ABSTAIN
     newest = statistics.median(reading.value for reading in list(series.recent)[-3:])
-    is_stuck = not view.has_learned() and not view.is_improving()
+    is_stuck = not view.has_learned() and (first > LOUDEST or not view.is_improving())
     evidence: dict[str, Scalar] = {"loss_over_guessing": round(first, 4), "now": round(newest, 4)}
     evidence |= _losses(view)
     if echoes and not view.has_learned():

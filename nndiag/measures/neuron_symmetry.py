@@ -308,7 +308,7 @@ _RULES = (
         advise=_advise_locked,
         threshold=0.0,
         persistence="at once",
-        explains=("ND302", "ND303", "ND304"),
+        explains=("ND302", "ND303", "ND304", "ND311", "ND406", "ND408", "ND409", "ND605"),
     ),
     Rule(
         id="ND302",
