@@ -11,19 +11,21 @@ import pytest
 from nndiag.findings import Reading, Scalar
 from nndiag.layers import LayerInfo
 from nndiag.measures import RULES
-from nndiag.rules import Case, History, Verdict, View
+from nndiag.rules import Abstention, Case, History, Verdict, View
 
 Facts = dict[str, Scalar]
 
 
-def judge(rule_id: str, visits: Sequence[Sequence[Reading]], layer: str | None = "norm") -> Verdict | None:
+def judge(
+    rule_id: str, visits: Sequence[Sequence[Reading]], layer: str | None = "norm"
+) -> Verdict | Abstention | None:
     """The verdict after the last visit; the advice is written too, so that no word is missing."""
     history, rule = History(), RULES[rule_id]
     for readings in visits:
         step = max(reading.step for reading in readings)
         history.add(step, {"norm": LayerInfo("norm", "BatchNorm1d", "norm", 3)}, readings)
     verdict = rule.judge(View(history, rule.measure, layer, rule.threshold))
-    if verdict is not None:
+    if isinstance(verdict, Verdict):
         places = verdict.places or ((layer,) if layer else ())
         advice = rule.advise(Case(places, (verdict,), history.step, 0))
         assert "It worked when" in advice.recommendation
@@ -31,7 +33,9 @@ def judge(rule_id: str, visits: Sequence[Sequence[Reading]], layer: str | None =
     return verdict
 
 
-def severity(verdict: Verdict | None) -> str | None:
+def severity(verdict: Verdict | Abstention | None) -> str | None:
+    if isinstance(verdict, Abstention):
+        return "abstains"
     return None if verdict is None else str(verdict.severity)
 
 
@@ -183,12 +187,13 @@ def gain(
         ([gain(0.1, 0.1, 0, entry=True, reach=0.8)], None),
         ([gain(0.48, 0.87, 0, entry=True, size=8)], "warning"),
         ([gain(0.8, 0.2, 0, entry=True, size=8)], None),
-        ([gain(0.4, 0.05, 0)], None),
+        ([gain(0.4, 0.05, 0)], "abstains"),
         ([gain(0.4, 0.05, 0), gain(0.39, 0.05, 60)], "warning"),
         ([gain(0.4, 0.05, 0, scales=0.9), gain(0.39, 0.05, 60, scales=0.9)], None),
         ([gain(0.4, 0.05, 0, scales=0.9), gain(0.39, 0.05, 60)], None),
         ([gain(0.4, 0.5, 0), gain(0.39, 0.5, 60)], "warning"),
-        ([gain(0.4, 0.5, 0), gain(0.39, 0.5, 10)], None),
+        ([gain(0.4, 0.5, 0), gain(0.39, 0.5, 10)], "abstains"),
+        ([gain(0.0, 0.0, 0, constant=64), gain(0.0, 0.0, 60, constant=64)], None),
         ([gain(0.9, 0.05, 0), gain(0.4, 0.1, 60)], "warning"),
         ([gain(0.9, 0.05, 0), gain(0.4, 0.5, 60)], "info"),
         ([gain(0.9, 0.6, 0, size=2), gain(0.4, 0.8, 60, size=2)], "info"),
@@ -347,7 +352,7 @@ def test_statistics_of_several_places_are_told_by_the_samples() -> None:
 def advised(rule_id: str, readings: Sequence[Reading]) -> str:
     """The recommendation after a single visit."""
     verdict = judge(rule_id, [readings])
-    assert verdict is not None
+    assert isinstance(verdict, Verdict)
     return RULES[rule_id].advise(Case(("norm",), (verdict,), 60, 0)).recommendation
 
 
@@ -373,14 +378,14 @@ def test_a_layer_that_nothing_passes_is_told_from_one_that_is_not_updated(
     readings = [setting(), Reading("gradient_flow", "silent_share", "norm", 60, silent)]
     readings += [of("values_per_statistic", 64.0)] if is_called else []
     verdict = judge("ND407", [readings])
-    assert verdict is not None
+    assert isinstance(verdict, Verdict)
     assert (verdict.evidence["fault"], severity(verdict)) == (fault, "warning")
     assert "ND311" in RULES["ND407"].spares(verdict.evidence)
 
 
 def test_only_what_changes_the_training_pass_explains_what_happens_in_it() -> None:
     verdict = judge("ND407", [[setting(training=False, still=False)]])
-    assert verdict is not None
+    assert isinstance(verdict, Verdict)
     assert verdict.evidence["fault"] == "evaluates its initial values"
     assert {"ND101", "ND202", "ND311"} <= set(RULES["ND407"].explains)
     assert not RULES["ND407"].spares(verdict.evidence)
