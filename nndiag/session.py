@@ -268,8 +268,7 @@ class Session:
         facts |= self._settings
         if self._first_bad is not None and int(self._first_bad) < _NEVER:
             facts["first_non_finite_loss"] = int(self._first_bad)
-        facts |= {f"not in the optimizer: {layer}": True for layer in self.observers.updates.unowned}
-        facts |= {f"learning rate 0: {layer}": True for layer in self.observers.updates.idle}
+        facts |= self.guard.call("the updates", self.observers.update_facts) or {}
         refusal = self.observers.refusal
         if refusal is not None:
             facts["probe_refused"] = refusal

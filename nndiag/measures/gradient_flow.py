@@ -59,6 +59,10 @@ def read(visit: Visit) -> Iterator[Reading | CoverageEntry]:
             if not info.trainable and info.role in _MATRICES:
                 frozen: dict[str, Scalar] = {"resting": "", "frozen": True}
                 yield Reading(_NAME, "resting_share", info.name, now.step, 1.0, detail=frozen)
+    if "unregistered" in now.facts:
+        stray: dict[str, Scalar] = {"parameters": now.facts["unregistered"]}
+        count = float(now.facts["unregistered_entries"] or 0)
+        yield Reading(_NAME, "unregistered", None, now.step, count, detail=stray)
     yield from _read_network(now, flows)
     yield from _read_time(now)
     yield from _read_finite(visit, flows)

@@ -77,6 +77,8 @@ def _total(view: View, name: str) -> int:
 
 def _judge_resting(view: View) -> Verdict | Abstention | None:
     """ND606: parameters that get gradients and have never moved."""
+    if view.layer is None:
+        return _judge_unregistered(view)
     series = view.series("resting_share")
     if series is None or series.last.step != view.step:
         return None
@@ -101,6 +103,18 @@ def _judge_resting(view: View) -> Verdict | Abstention | None:
     else:
         is_grave = bool(evidence["lr"]) and not view.had_learned()  # who has learned has hardly a gradient
     return Verdict(Severity.WARNING if is_grave else Severity.INFO, series.last.value, evidence)
+
+
+def _judge_unregistered(view: View) -> Verdict | Abstention | None:
+    """ND606 of what the model never registered: no optimizer can be blamed, or asked."""
+    series = view.series("unregistered")
+    if series is None or series.last.step != view.step:
+        return None
+    if len(series.recent) < SILENT_VISITS - 1:
+        return ABSTAIN
+    evidence: dict[str, Scalar] = {"parameters": series.last.detail["parameters"], "unregistered": True}
+    evidence |= {"entries": int(series.last.value), "visits": SILENT_VISITS}
+    return Verdict(Severity.WARNING, series.last.value, evidence, is_conclusive=True)
 
 
 def _is_missed(view: View) -> bool:
@@ -191,6 +205,14 @@ def _advise_resting(case: Case) -> Advice:
             " the optimizer. If its random weights are meant to stay, ignore ND606 here."
             " It worked when `nndiag/gradient_flow/resting_share` of this layer is 0.",
         )
+    if "unregistered" in e:
+        return Advice(
+            f"{e['parameters']} get gradients, and did not change at any of {e['visits']} visits: they are in a plain"
+            f" list, tuple or dict, so that parameters() does not list them ({e['entries']} numbers in all).",
+            "Hold the modules in an nn.ModuleList or nn.ModuleDict, and single parameters in an nn.ParameterList;"
+            " make the optimizer after that. If they shall stay as they are, set requires_grad_(False) on them."
+            " It worked when the finding is gone.",
+        )
     fresh = f" Its weights are as they were drawn: {e['initial_law']}." if e["initial_law"] else ""
     if "since" in e:
         return Advice(
@@ -232,6 +254,7 @@ RULES = (
         measure=_NAME,
         summary="parameters that get gradients and never move",
         reads="resting_share",
+        also_reads=("unregistered",),
         judge=_judge_resting,
         advise=_advise_resting,
         threshold=0.0,

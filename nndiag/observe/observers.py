@@ -23,6 +23,7 @@ from nndiag.observe.probe import Experiment, Probe
 from nndiag.observe.stream import ANSWERS, Stream
 from nndiag.observe.taps import TapReader
 from nndiag.observe.taps.table import Variant
+from nndiag.observe.unregistered import Unregistered
 from nndiag.observe.updates import UpdatesObserver
 from nndiag.observe.values import Refusal
 from nndiag.observe.weights import WeightsObserver
@@ -40,6 +41,7 @@ ROWS = 512
 _ENTRIES = 1 << 20
 _FEWEST_ROWS = 64
 _FEWEST = 8
+_NAMED = 4
 
 
 class Observers:
@@ -67,6 +69,7 @@ class Observers:
         self.updates = UpdatesObserver(
             root, {alias: info.name for info in layers.values() for alias in info.aliases}, self._keeps
         )
+        self.unregistered = Unregistered(root)
         self.norms = NormObserver(root, kept)
         self.batches = BatchWindow()
         self.burst = Burst(root, kept) if Need.SHIFT_ORIGIN in needs else None
@@ -222,6 +225,17 @@ class Observers:
     def read_updates(self) -> None:
         """What the optimizers' steps made of the parameters."""
         self._seen.absorb(self.updates.after())
+
+    def update_facts(self) -> dict[str, Scalar]:
+        """What is updated by nobody: layers in no optimizer, at a rate of 0, or out of every optimizer's sight."""
+        facts: dict[str, Scalar] = {f"not in the optimizer: {layer}": True for layer in self.updates.unowned}
+        facts |= {f"learning rate 0: {layer}": True for layer in self.updates.idle}
+        left = self.unregistered.still()
+        if left:
+            names, more = list(left)[:_NAMED], len(left) - _NAMED
+            facts["unregistered"] = ", ".join(names) + (f" and {more} more" if more > 0 else "")
+            facts["unregistered_entries"] = sum(left.values())
+        return facts
 
     def note_labels(self, labels: object) -> None:
         """Class labels of the batch that has just ended, to see whether batches are alike."""
