@@ -70,7 +70,21 @@ def _judge_vanishing(view: View) -> Verdict | None:
     evidence, tables = _evidence(view, gain), _loud_tables(view)
     if tables and gain.value < view.threshold:
         places, evidence["embedding_std"] = tuple(tables), max(tables.values())
+    elif is_flat and (closed := _closed_norms(view)):
+        places, evidence["closed"] = tuple(closed), "|".join(closed)
     return Verdict(_severity(view, first), gain.value, evidence, places)
+
+
+def _closed_norms(view: View) -> list[str]:
+    """Normalizations over features that are given something and pass nothing on: their gains are zero."""
+    given = dict(view.across_now("signal_gain", "norm_drift"))
+    shut = (layer for layer, reading in view.across_now("constant_share", "norm_drift") if reading.value == 1)
+    return [
+        layer
+        for layer in shut
+        if layer in given
+        and int(given[layer].detail["constant"] or 0) < int(given[layer].detail["features"] or 0)
+    ]
 
 
 def _loud_tables(view: View) -> dict[str, float]:
@@ -133,6 +147,13 @@ def _advise_vanishing(case: Case) -> Advice:
             " what is added to them is drowned, and the normalization behind divides its gradient by that.",
             f"Draw {case.where} with a standard deviation of 1 or less (0.02 is usual in transformers)."
             " It worked when `nndiag/initialization/gradient_gain` at step 0 is between 0.001 and 1000.",
+        )
+    if "closed" in e:
+        return Advice(
+            f"{message} All outputs of {case.where} are constant, though the inputs are not: the gains are zero.",
+            "Let gains begin at 1 (torch.nn.init.ones_), here and in every normalization that no way leads around;"
+            " an init function that zeroes all vectors means biases."
+            " It worked when `nndiag/initialization/signal_share` is above 0.05 at step 0.",
         )
     factor = f" by about {each**-0.5:.1f} each" if 0 < each < 1 else ""
     change = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from nndiag.findings import Reading, Scalar, Severity
 from nndiag.functional import last_change
@@ -53,9 +53,14 @@ def judge(view: View) -> Verdict | None:
 
 
 def _is_changed(reading: Reading) -> bool:
-    agreement, slope = float(reading.detail["agreement"] or 0), float(reading.detail["slope"] or 0)
-    is_mapped = abs(agreement) > SAME_MAP and not 0.5 < slope < 2
-    return reading.value > DIVIDED and (is_mapped or float(reading.detail["apart"] or 0) > UNLIKE)
+    return reading.value > DIVIDED and (
+        _is_mapped(reading.detail) or float(reading.detail["apart"] or 0) > UNLIKE
+    )
+
+
+def _is_mapped(detail: Mapping[str, Scalar]) -> bool:
+    """Whether one factor, far from 1, made the new means of the old ones, apart from a constant."""
+    return abs(float(detail["agreement"] or 0)) > SAME_MAP and not 0.5 < float(detail["slope"] or 0) < 2
 
 
 def _risen_loss(view: View, series: Series, since: int) -> float | None:
@@ -72,13 +77,13 @@ def _risen_loss(view: View, series: Series, since: int) -> float | None:
 def advise(case: Case) -> Advice:
     """What was seen of the data, and where to look."""
     e = case.leading.evidence
-    slope, agreement = float(e["slope"] or 0), float(e["agreement"] or 0)
     how = (
-        f"each feature's mean is {slope:.2g} times what it was, and a constant"
-        if abs(agreement) > SAME_MAP
+        f"each feature's mean is {float(e['slope'] or 0):.2g} times what it was, and a constant"
+        if _is_mapped(e)
         else f"half of all features have moved by more than {float(e['apart'] or 0):.2g} standard deviations"
     )
-    rose = f", and the loss rose {float(e['loss_rose']):.2g} times" if e["loss_rose"] is not None else ""
+    times = float(e["loss_rose"] or 0)
+    rose = f", and the loss rose {times:.2g} times" if times > 1 else ""
     return Advice(
         f"Since step {e['seen_at']}, or shortly before, {case.where} is given other inputs: {how}{rose}.",
         "Compare how inputs are made before and after that step: normalization, sign, division by 255, the order of"

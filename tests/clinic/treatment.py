@@ -176,7 +176,9 @@ def drawn_to_scale(program: Program, finding: Finding) -> Program | None:
     """ND311, ND312: weights that keep the gradient's scale, biases of zero; in stacks of sigmoids, ReLU for these."""
     if "loss_over_guessing" in finding.evidence:
         return quieted(program, finding)
-    if any(isinstance(module, nn.Sigmoid) for module in program.model.modules()):
+    if "closed" in finding.evidence:
+        return with_open_gains(program)
+    if any(isinstance(module, (nn.Sigmoid, nn.Hardsigmoid)) for module in program.model.modules()):
         return opened(program, finding)
     matrices = [
         parameter
@@ -195,6 +197,14 @@ def drawn_to_scale(program: Program, finding: Finding) -> Program | None:
         if isinstance(getattr(module, "bias", None), Tensor):
             nn.init.zeros_(module.bias)
     return program if matrices else None
+
+
+def with_open_gains(program: Program) -> Program:
+    """ND311: every gain of a normalization begins at one."""
+    for module in program.model.modules():
+        if isinstance(module, (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)) and module.weight is not None:
+            nn.init.ones_(module.weight)
+    return program
 
 
 @torch.no_grad()
@@ -233,7 +243,7 @@ def opened(program: Program, _: Finding) -> Program | None:
         (parent, name)
         for parent in program.model.modules()
         for name, child in parent.named_children()
-        if isinstance(child, (nn.Sigmoid, nn.Tanh))
+        if isinstance(child, (nn.Sigmoid, nn.Hardsigmoid, nn.Tanh))
     ]
     for parent, name in squashing:
         setattr(parent, name, nn.ReLU())

@@ -17,6 +17,7 @@ from nndiag.layers import LayerInfo
 from nndiag.snapshot import Key, Snapshot
 from nndiag.statistics import Moments
 
+from .loops import train
 from .networks import Attention, Convolutions, Tokens, drawn, scaled, stack
 from .runs import Run, batches, classify, watch
 from .test_symmetry_cases import LowRank, Transformer, zeroed
@@ -327,3 +328,20 @@ def test_a_law_does_not_apply_in_front_of_a_norm() -> None:
     run = watch(model, batches(1))
     assert run.reading("weight_gain", "0", 0).detail["applies"] is False
     assert "ND313" not in run.findings()
+
+
+@pytest.mark.parametrize("gain", [0.0, 1.0])
+def test_gains_of_zero_that_no_way_leads_around_are_named(gain: float) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Linear(64, 32), nn.LayerNorm(32), nn.Tanh(), nn.Linear(32, 32), nn.LayerNorm(32), nn.Tanh()),
+        nn.Linear(32, 10),
+    )
+    for norm in (model[1], model[4]):
+        nn.init.constant_(norm.weight, gain)
+    found = train(model, batches(62), torch.optim.SGD(model.parameters(), 0.1)).findings().get("ND311")
+    assert (found is not None) == (gain == 0)
+    if found is not None:
+        assert (found.layers, found.severity) == (("1",), "warning")  # nothing reaches the second one
+        assert "All outputs of layer 1 are constant, though the inputs are not" in found.message
+        assert "torch.nn.init.ones_" in found.recommendation
