@@ -152,7 +152,7 @@ def _judge_batches(view: View) -> Verdict | None:
     if effect <= SMALL / 2:
         return None  # many positions make means exact: what is far in standard errors can be next to nothing
     few = float(reading.detail["batch_size"] or 0) < 4
-    agrees = float(reading.detail["batch_distance"] or 0) < SMALL
+    agrees = float(reading.detail["batch_distance"] or 0) < STALE  # they did not, and have come nearer since
     sure = effect > STALE and not few and not agrees and _are_alike(view)
     severity = Severity.WARNING if sure else Severity.INFO
     evidence = dict(reading.detail) | {
