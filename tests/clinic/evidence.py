@@ -47,8 +47,8 @@ Each program belongs to a half by a hash of its name. Thresholds were chosen on 
 is looked at once a round. A program that was missed or accused there moves to the tuning half for good, and a new one
 is written in its place before the next look. The first 21 programs, which rules were written with, are in the tuning
 half too. Twins count as healthy programs. Programs of the second and third round were all written for the check half
-(their names were chosen for their hash, before anything ran), by writers who did not run nndiag on them. So were those
-of the fourth, but by somebody who knew the rules: its figures are kinder than those of a stranger's programs would be.
+(their names were chosen for their hash, before anything ran), by writers who did not run nndiag on them. So were
+those of the fourth, but by somebody who knew the rules: its figures are kinder than those of a stranger's programs.
 
 **Only a first look is out of sample.** What the table of the whole collection says, the rules were changed for: it
 shows that nothing is broken, no more.
