@@ -208,7 +208,8 @@ def _advise_resting(case: Case) -> Advice:
     if "unregistered" in e:
         return Advice(
             f"{e['parameters']} get gradients, and did not change at any of {e['visits']} visits: they are in a plain"
-            f" list, tuple or dict, so that parameters() does not list them ({e['entries']} numbers in all).",
+            " list, tuple or dict, so that parameters() does not list them"
+            f" ({int(e['entries'] or 0):,} numbers in all).",
             "Hold the modules in an nn.ModuleList or nn.ModuleDict, and single parameters in an nn.ParameterList;"
             " make the optimizer after that. If they shall stay as they are, set requires_grad_(False) on them."
             " It worked when the finding is gone.",
