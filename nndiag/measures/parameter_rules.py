@@ -108,7 +108,7 @@ def _judge_resting(view: View) -> Verdict | Abstention | None:
 def _judge_unregistered(view: View) -> Verdict | Abstention | None:
     """ND606 of what the model never registered: no optimizer can be blamed, or asked."""
     series = view.series("unregistered")
-    if series is None or series.last.step != view.step:
+    if series is None or series.last.step != view.step or series.last.value == 0:
         return None
     if len(series.recent) < SILENT_VISITS - 1:
         return ABSTAIN

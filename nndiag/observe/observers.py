@@ -231,7 +231,7 @@ class Observers:
         facts: dict[str, Scalar] = {f"not in the optimizer: {layer}": True for layer in self.updates.unowned}
         facts |= {f"learning rate 0: {layer}": True for layer in self.updates.idle}
         left = self.unregistered.still()
-        if left:
+        if self.unregistered.had_gradients:
             names, more = list(left)[:_NAMED], len(left) - _NAMED
             facts["unregistered"] = ", ".join(names) + (f" and {more} more" if more > 0 else "")
             facts["unregistered_entries"] = sum(left.values())

@@ -27,6 +27,11 @@ class Unregistered:
         }
         self._first: dict[str, tuple[int, Tensor]] = {}
 
+    @property
+    def had_gradients(self) -> bool:
+        """Whether any of them ever got one."""
+        return bool(self._first)
+
     def still(self) -> dict[str, int]:
         """Those that get gradients and have never been changed: their names, and how many numbers each has."""
         found = {}

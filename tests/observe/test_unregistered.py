@@ -90,21 +90,27 @@ def test_nothing_is_kept_alive() -> None:
     assert seen.still() == {}
 
 
-@pytest.mark.parametrize("is_stepped", [False, True])
-def test_a_run_says_it_once_it_is_sure(is_stepped: bool) -> None:
+@pytest.mark.parametrize(
+    ("stepped_from", "status"),
+    [(None, "active"), (0, None), (30, "resolved")],
+    ids=["never", "always", "late"],
+)
+def test_a_run_says_it_once_it_is_sure(stepped_from: int | None, status: str | None) -> None:
     model = Holder([layer()])
-    parameters = [*model.parameters(), *(model.held[0].parameters() if is_stepped else ())]
-    optimizer = torch.optim.SGD(parameters, 0.01)
-    with nndiag.Monitor(model, optimizer=optimizer, console=False) as monitor:
-        for _ in range(40):
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    with nndiag.Monitor(model, optimizer=optimizer, every_n_train_steps=5, console=False) as monitor:
+        for step in range(62):
             loss = model(torch.randn(8, 4)).square().mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            if stepped_from is not None and step >= stepped_from:
+                with torch.no_grad():
+                    model.held[0].weight.sub_(0.01 * model.held[0].weight.grad)
             monitor.step(loss)
     found = [finding for top in monitor.report.findings for finding in top.walk() if finding.rule == "ND606"]
-    assert len(found) == (not is_stepped)
-    if found:
+    assert [finding.status for finding in found] == ([] if status is None else [status])
+    if status == "active":
         assert found[0].severity == "warning"
         assert "held[0].weight get gradients" in found[0].message
         assert "nn.ModuleList" in found[0].recommendation
