@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -96,7 +97,8 @@ class Moments(Statistic):
             n = n - non_finite
             x = torch.where(finite, x, 0)
             peaks = _peak(x)
-        exponent = torch.frexp(peaks).exponent
+        # Not beyond the smallest normal number: 2 to the power of what would undo more is not finite itself.
+        exponent = torch.frexp(peaks).exponent.clamp(min=math.frexp(torch.finfo(x.dtype).tiny)[1])
         x = torch.ldexp(x, -exponent)
         count = n.clamp(min=1)
         mean = x.sum((0, 1)) / count

@@ -126,6 +126,13 @@ def _readable(rows: Tensor) -> Tensor:
     return rows.detach().to(_dtype(rows)).nan_to_num(nan=0.0, posinf=1e30, neginf=-1e30)
 
 
+def _at(rows: Tensor, places: Tensor) -> Tensor:
+    """Some rows. PyTorch 2.9 cannot index numbers of eight bits, only their bytes."""
+    if rows.element_size() == 1 and rows.is_floating_point():
+        return rows.view(torch.uint8)[places].view(rows.dtype)
+    return rows[places]
+
+
 def _scaled(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Rows in units of their median peak, and this unit."""
     unit = _unit(rows.abs().amax(1))
@@ -231,7 +238,7 @@ class _Rows:
         chosen = self.norms.new_empty(len(where), width if sketch is None else _SKETCH)
         size = max(1, _BLOCK // max(1, width))
         for part, places in zip(chosen.split(size), where.split(size), strict=True):
-            rows = _readable(self.source[places]) / self.unit.to(self.norms.dtype)
+            rows = _readable(_at(self.source, places)) / self.unit.to(self.norms.dtype)
             rows = rows if signs is None else rows * signs[places]
             part.copy_(rows if sketch is None else rows @ sketch)
         return chosen

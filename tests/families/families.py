@@ -10,12 +10,8 @@ from typing import Any, Literal
 
 import torch
 from harmless.kinds import Bundle, ModelOutput
-from lightning.pytorch.callbacks import (
-    Callback,
-    EMAWeightAveraging,
-    StochasticWeightAveraging,
-    WeightAveraging,
-)
+from lightning.pytorch import callbacks as lightning_callbacks
+from lightning.pytorch.callbacks import Callback, StochasticWeightAveraging
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 from torch.nn.utils import parametrizations
@@ -245,6 +241,9 @@ def with_plain_loop(family: Family) -> Family:
 
 
 IMAGE, SEQUENCE, WIDE_SEQUENCE = (3, 6, 6), (6, 4), (6, 16)
+AVERAGES = {"weight averaging": "WeightAveraging", "moving weight average": "EMAWeightAveraging"}
+"""Callbacks that came after the oldest Lightning that is supported."""
+
 MLP = Family("mlp dropout", multilayer_perceptron)
 CNN = Family("cnn batch norm in-place", convolutional, IMAGE, Classification)
 LSTM = Family("lstm dropout", long_short_term_memory, SEQUENCE)
@@ -290,8 +289,11 @@ FAMILIES: tuple[Family, ...] = (
         trainer={"max_epochs": 3},
         callbacks=lambda: [StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1)],
     ),
-    Family("weight averaging", batch_normalized, callbacks=lambda: [WeightAveraging()]),
-    Family("moving weight average", batch_normalized, callbacks=lambda: [EMAWeightAveraging()]),
+    *(
+        Family(name, batch_normalized, callbacks=lambda kind=kind: [getattr(lightning_callbacks, kind)()])
+        for name, kind in AVERAGES.items()
+        if hasattr(lightning_callbacks, kind)
+    ),
     Family("scripted submodule", scripted),
     Family("skipped batches", batch_normalized, program=Skipping),
     Family("scheduler", batch_normalized, program=Scheduled, optimize=SGD),
