@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nndiag.statistics.base import Statistic
+from nndiag.statistics.sizes import exponents
 
 MAX_UNITS = 2048
 MAX_ROWS = 512
@@ -104,7 +105,7 @@ class Spectrum(Statistic):
         stride = -(-units // MAX_UNITS)
         chosen = rows[:, ::stride]
         if chosen.numel():  # in units of a power of two: squares of 1e-25 vanish in float32, of 1e25 overflow
-            chosen = torch.ldexp(chosen, -torch.frexp(chosen.abs().amax(0)).exponent)
+            chosen = torch.ldexp(chosen, -exponents(chosen.abs().amax(0)))
         square = chosen.square().mean(0)
         alive = (rows != 0).any(0).sum()
         deviation = chosen - chosen.mean(0)

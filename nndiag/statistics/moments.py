@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nndiag.statistics.base import Statistic
-from nndiag.statistics.sizes import is_on_host
+from nndiag.statistics.sizes import exponents, is_on_host
 
 _MODERATE = 30
 """Powers of two of a unit's size, up to which its squares stay well within float32."""
@@ -97,8 +96,7 @@ class Moments(Statistic):
             n = n - non_finite
             x = torch.where(finite, x, 0)
             peaks = _peak(x)
-        # Not beyond the smallest normal number: 2 to the power of what would undo more is not finite itself.
-        exponent = torch.frexp(peaks).exponent.clamp(min=math.frexp(torch.finfo(x.dtype).tiny)[1])
+        exponent = exponents(peaks)
         x = torch.ldexp(x, -exponent)
         count = n.clamp(min=1)
         mean = x.sum((0, 1)) / count

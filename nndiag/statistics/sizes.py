@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -19,6 +21,11 @@ def is_on_host(x: Tensor) -> bool:
 def peak(x: Tensor) -> Tensor:
     """[] largest |entry|, NaN where there is one: a twentieth of the time of an infinity norm, and no copy."""
     return torch.maximum(x.amax(), -x.amin())
+
+
+def exponents(peaks: Tensor) -> Tensor:
+    """Powers of two of sizes, none below the smallest normal number's: what would undo more is not finite itself."""
+    return torch.frexp(peaks).exponent.clamp(min=math.frexp(torch.finfo(peaks.dtype).tiny)[1])
 
 
 def is_moderate(size: Tensor) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from harmless.kinds import Bundle, ModelOutput
 from lightning.pytorch import callbacks as lightning_callbacks
-from lightning.pytorch.callbacks import Callback, StochasticWeightAveraging
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 from torch.nn.utils import parametrizations
@@ -241,8 +241,15 @@ def with_plain_loop(family: Family) -> Family:
 
 
 IMAGE, SEQUENCE, WIDE_SEQUENCE = (3, 6, 6), (6, 4), (6, 16)
-AVERAGES = {"weight averaging": "WeightAveraging", "moving weight average": "EMAWeightAveraging"}
-"""Callbacks that came after the oldest Lightning that is supported."""
+AVERAGES: dict[str, Callable[[], Callback]] = {}
+if hasattr(lightning_callbacks, "WeightAveraging"):  # with Lightning 2.5 not even the bare run can be resumed
+    AVERAGES = {
+        "stochastic weight averaging": partial(
+            lightning_callbacks.StochasticWeightAveraging, swa_lrs=0.01, swa_epoch_start=1
+        ),
+        "weight averaging": lightning_callbacks.WeightAveraging,
+        "moving weight average": lightning_callbacks.EMAWeightAveraging,
+    }
 
 MLP = Family("mlp dropout", multilayer_perceptron)
 CNN = Family("cnn batch norm in-place", convolutional, IMAGE, Classification)
@@ -283,16 +290,9 @@ FAMILIES: tuple[Family, ...] = (
         optimize=partial(torch.optim.LBFGS, max_iter=3),
         trainer={"limit_train_batches": 3},
     ),
-    Family(
-        "stochastic weight averaging",
-        batch_normalized,
-        trainer={"max_epochs": 3},
-        callbacks=lambda: [StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1)],
-    ),
     *(
-        Family(name, batch_normalized, callbacks=lambda kind=kind: [getattr(lightning_callbacks, kind)()])
-        for name, kind in AVERAGES.items()
-        if hasattr(lightning_callbacks, kind)
+        Family(name, batch_normalized, trainer={"max_epochs": 3}, callbacks=lambda make=make: [make()])
+        for name, make in AVERAGES.items()
     ),
     Family("scripted submodule", scripted),
     Family("skipped batches", batch_normalized, program=Skipping),
