@@ -183,7 +183,7 @@ class Critic(nn.Module):
     family="saturation",
     rule="ND201",
     also=("vanishing_gradient",),
-    layers=("value", "value:tanh", ""),
+    layers=("value", ""),
     twin_follows=("ND201",),
     proof=Proof(sick=0.2, twin=0.7),
 )
@@ -478,17 +478,17 @@ def angle_penalty(is_faulty: bool) -> Program:
 
 
 class Listed(nn.Module):
-    """Hidden layers kept in a list: a plain one, or one that registers them."""
+    """Hidden layers kept in a plain list."""
 
-    def __init__(self, keep: Callable[[list[nn.Module]], object]) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Linear(64, 8)
-        self.hidden = keep([nn.Linear(8, 8) for _ in range(3)])
+        self.hidden = [nn.Linear(8, 8) for _ in range(3)]
         self.out = nn.Linear(8, 10)
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.tanh(self.stem(x))
-        for layer in self.hidden:  # type: ignore[attr-defined]
+        for layer in self.hidden:
             x = torch.tanh(layer(x))
         return self.out(x)
 
@@ -500,9 +500,13 @@ class Listed(nn.Module):
     proof=Proof(sick=0.85, twin=0.9),
 )
 def unregistered(is_faulty: bool) -> Program:
-    """``self.hidden = [nn.Linear(...), ...]``: the optimizer is never told of them."""
-    model = Listed(list if is_faulty else nn.ModuleList)
-    return by_adam(model, digits(), steps=400, lr=5e-3)
+    """``self.hidden = [nn.Linear(...), ...]``: the optimizer is never told of them; in the twin it is, by hand."""
+    model = Listed()
+    program = by_adam(model, digits(), steps=400, lr=5e-3)
+    if not is_faulty:
+        hidden = [parameter for layer in model.hidden for parameter in layer.parameters()]
+        program.optimizer = Adam([*model.parameters(), *hidden], 5e-3)
+    return program
 
 
 @sick(
