@@ -7,7 +7,9 @@ purpose (a frozen teacher, an average of weights) gets no gradients, or is stepp
 from __future__ import annotations
 
 import weakref
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +24,11 @@ class Unregistered:
 
     def __init__(self, root: nn.Module) -> None:
         known = {id(parameter) for parameter in root.parameters()}
-        self._held = {
-            name: weakref.ref(parameter) for name, parameter in _held(root) if id(parameter) not in known
-        }
+        self._held: dict[str, weakref.ref[nn.Parameter]] = {}
+        for name, parameter in _held(root):
+            if id(parameter) not in known:
+                known.add(id(parameter))  # two attributes may hold it
+                self._held[name] = weakref.ref(parameter)
         self._first: dict[str, tuple[int, Tensor]] = {}
 
     @property
@@ -64,7 +68,10 @@ def _held(root: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
                     yield name, item
 
 
-def _items(value: object) -> Iterable[tuple[object, object]]:
-    if isinstance(value, (list, tuple)):
+def _items(value: Any) -> Iterable[tuple[object, object]]:
+    """Of plain containers only: to walk through another kind may run code of the user's."""
+    kind = type(value)
+    if kind in (list, tuple):
         return enumerate(value)
-    return value.items() if isinstance(value, dict) else ()
+    items: Iterable[tuple[object, object]] = value.items() if kind in (dict, OrderedDict) else ()
+    return items

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -77,6 +77,22 @@ def test_what_is_registered_elsewhere_is_not() -> None:
     seen = Unregistered(model)
     model(torch.ones(2, 4)).sum().backward()
     assert seen.still() == {}
+
+
+def test_what_two_attributes_hold_is_named_once() -> None:
+    model = Holder([layer()])
+    model.same = model.held
+    seen = Unregistered(model)
+    model(torch.ones(2, 4)).sum().backward()
+    assert seen.still() == {"held[0].weight": 16}
+
+
+def test_containers_with_code_of_their_own_are_left_alone() -> None:
+    class Untouchable(list[nn.Module]):
+        def __iter__(self) -> Iterator[nn.Module]:
+            raise AssertionError("somebody walked through it")
+
+    assert Unregistered(Holder(Untouchable([layer()]))).still() == {}
 
 
 def test_nothing_is_kept_alive() -> None:
